@@ -1,0 +1,184 @@
+"""The commands: parse, call, exit code. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ablate.errors import AblateError, Interrupted
+
+app = typer.Typer(
+    name="ablate",
+    help="Which change helps, by how much, and with which thresholds? Phased ablations with paired verdicts.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StudyFile = Annotated[
+    str, typer.Argument(help="A study file (studies/collapse.yaml) or the name of a study that has run.", metavar="STUDY")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value for any value of the study file.", metavar="[KEY=VALUE]...")]
+Root = Annotated[Path, typer.Option("--runs", help="Folder that holds all that is made.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def run(study: StudyFile, overrides: Overrides = None, runs: Root = Path("runs")) -> None:
+    """Run a study; the same command goes on where it stopped."""
+    from ablate.cli.session import run_study
+    from ablate.loading import load
+
+    raise typer.Exit(run_study(load(Path(study), overrides or []), runs, f"ablate run {' '.join([study, *(overrides or [])])}"))
+
+
+@app.command()
+def tune(
+    study: StudyFile,
+    overrides: Overrides = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Put the winner's settings, thresholds included, into this YAML config.")
+    ] = None,
+    runs: Root = Path("runs"),
+) -> None:
+    """Run the tuning phases alone, from the last carried winner."""
+    from ablate.cli.session import run_study, tuning_study, write_settings
+    from ablate.loading import load
+
+    alone = tuning_study(load(Path(study), overrides or []), runs)
+    code = run_study(alone, runs, f"ablate tune {' '.join([study, *(overrides or [])])}")
+    if write is not None and code in (0, 1):
+        write_settings(runs, alone.study, write)
+    raise typer.Exit(code)
+
+
+@app.command()
+def plan(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False, runs: Root = Path("runs")) -> None:
+    """What would run and what it would cost; starts nothing."""
+    from ablate.cli.tables import print_plan
+    from ablate.loading import load
+    from ablate.offers import Offers
+    from ablate.plan import plan as plan_study
+
+    loaded = load(Path(study), overrides or [])
+    planned = plan_study(loaded, Offers(loaded.trainer))
+    if as_json:
+        _print_json(planned.document())
+    else:
+        print_plan(planned.document())
+
+
+@app.command()
+def status(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs")) -> None:
+    """Where a study stands, from any shell, while it runs or after."""
+    from ablate.cli.reading import status_of
+    from ablate.cli.tables import print_status
+
+    found = status_of(runs, _name(study))
+    if as_json:
+        _print_json(found)
+    else:
+        print_status(found)
+
+
+@app.command()
+def stop(study: StudyFile, runs: Root = Path("runs")) -> None:
+    """End a running study cleanly; `ablate run` goes on later."""
+    from ablate.cli.reading import request_stop
+
+    typer.echo(request_stop(runs, _name(study)))
+
+
+@app.command()
+def compare(
+    study: StudyFile,
+    arms: Annotated[list[str] | None, typer.Argument(help="Arms as PHASE/ARM or ARM; none: all.")] = None,
+    as_json: AsJson = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """Arms side by side: settings that differ, metrics, verdicts."""
+    from ablate.cli.reading import comparison
+    from ablate.cli.tables import print_comparison
+
+    found = comparison(runs, _name(study), arms or [])
+    if as_json:
+        _print_json(found)
+    else:
+        print_comparison(found)
+
+
+@app.command()
+def report(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs")) -> None:
+    """Write the report page and print the verdict table."""
+    from ablate.results import Results
+
+    results = Results(runs, _name(study))
+    if as_json:
+        _print_json(results.document())
+        return
+    from ablate.cli.tables import print_answer
+    from dashboards.report import write
+
+    print_answer(results)
+    typer.echo(f"report: {write(results, runs / results.study.study / 'report.html')}")
+
+
+@app.command()
+def ui(runs: Root = Path("runs"), port: Annotated[int, typer.Option(help="0: a free one.")] = 0) -> None:
+    """Open MLflow's own interface on the right store, on this machine only."""
+    from ablate.tracking.mlflow import serve
+
+    raise typer.Exit(serve(runs, port))
+
+
+@app.command()
+def sync(study: StudyFile, runs: Root = Path("runs")) -> None:
+    """Bring MLflow up to date with the truth under `runs/`."""
+    from ablate.tracking.mlflow import sync as sync_mlflow
+
+    typer.echo(sync_mlflow(runs, _name(study)))
+
+
+@app.command()
+def doctor(as_json: AsJson = False, runs: Root = Path("runs")) -> None:
+    """Check this machine: packages, threads, GPUs, disk, MLflow's store, Slurm."""
+    from ablate.cli.doctor import checks, print_checks
+
+    found = checks(runs)
+    if as_json:
+        _print_json({"checks": found})
+    else:
+        print_checks(found)
+    raise typer.Exit(0 if all(check["ok"] for check in found) else 2)
+
+
+def _name(study: str) -> str:
+    """The study's name, from its file or as it was given."""
+    path = Path(study)
+    if path.suffix in (".yaml", ".yml"):
+        from ablate.loading import study_name
+
+        return study_name(path)
+    return study
+
+
+def _print_json(document: object) -> None:
+    typer.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def main() -> None:
+    """Entry point: every expected failure is one message and an exit code."""
+    try:
+        app()
+    except AblateError as error:
+        typer.echo(f"{error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(Interrupted.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)

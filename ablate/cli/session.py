@@ -1,0 +1,118 @@
+"""A run as the user types it: the loop, then the report, then MLflow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from ablate.cli.progress import Progress, view
+from ablate.errors import BudgetSpent, Interrupted, StudyError
+from ablate.offers import Offers
+from ablate.plan import plan
+from ablate.results import Results
+from ablate.study import Study, Tune
+from ablate.trial import merge, write_atomic
+
+
+def run_study(study: Study, runs: Path, command: str) -> int:
+    """Run, report, and say what came of it.
+
+    Returns:
+        0 done, 1 trials failed for good, 3 interrupted and resumable.
+    """
+    from ablate import runner
+
+    console = Console()
+    progress = Progress(study, runs, plan(study, Offers(study.trainer)).trials_at_most)
+    try:
+        with followed(study, runs), view(progress, console) as observer:
+            runner.run(study, runs, observer)
+    except (Interrupted, BudgetSpent) as stopped:
+        console.print(f"{stopped}\nTo go on: {command}", markup=False, highlight=False, soft_wrap=True)
+        return stopped.exit_code
+    return finish(study, runs, console)
+
+
+def finish(study: Study, runs: Path, console: Console) -> int:
+    """Write the report, bring MLflow up to date, print the answer."""
+    from ablate.cli.tables import print_answer
+    from ablate.tracking.mlflow import ui_hint
+    from dashboards.report import write
+
+    results = Results(runs, study.study)
+    page = write(results, runs / study.study / "report.html")
+    print_answer(results)
+    said = sync_apart(study, runs)
+    console.print(f"\nreport: {page}\nMLflow: {said}\nto open MLflow: {ui_hint(runs)}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if results.document()["failed_trials"] else 0
+
+
+@contextmanager
+def followed(study: Study, runs: Path) -> Iterator[None]:
+    """MLflow follows the run from a process of its own, which may lag and may fail without harm."""
+    directory = runs / study.study
+    directory.mkdir(parents=True, exist_ok=True)
+    arguments = [sys.executable, "-m", "ablate.tracking.mlflow", "--root", str(runs), "--study", study.study, "--follow", str(os.getpid())]
+    with (directory / "tracking.log").open("a") as log:
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def sync_apart(study: Study, runs: Path, timeout_s: float = 300) -> str:
+    """One complete sync in its own process; what it says in one line."""
+    arguments = [sys.executable, "-m", "ablate.tracking.mlflow", "--root", str(runs), "--study", study.study]
+    try:
+        done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired:
+        return f"not up to date after {timeout_s:.0f} s. The run is whole; later: ablate sync {study.study}"
+    lines = (done.stdout.strip() or done.stderr.strip()).splitlines()
+    return lines[-1] if lines else "up to date"
+
+
+def tuning_study(study: Study, runs: Path) -> Study:
+    """The study's tuning phases alone, as a study of their own that starts from the last carried winner.
+
+    Its trials are found by signature, so whatever the main study ran already is not run again.
+
+    Raises:
+        StudyError: The study has no tuning phase.
+    """
+    tuning = [phase for phase in study.phases if isinstance(phase.design, Tune)]
+    if not tuning:
+        raise StudyError(study.study, ["phases: expected a phase with `design: {tune: N}` but found none. Add one, or use `ablate run`."])
+    before = [phase.name for phase in study.phases[: study.phases.index(tuning[0])]]
+    carried = dict(study.baseline)
+    if (runs / study.study / "ledger.db").exists():
+        for conclusion in Results(runs, study.study).conclusions:
+            if conclusion.phase in before:
+                carried = dict(conclusion.winner_levels)
+    return study.model_copy(update={"study": f"{study.study}.tune", "baseline": carried, "phases": tuning})
+
+
+def write_settings(runs: Path, study: str, path: Path) -> None:
+    """Put the winner's settings, tuned thresholds included, into a YAML config; other keys stay.
+
+    Raises:
+        StudyError: The file exists and is not a YAML mapping.
+    """
+    from ablate.loading import dump_yaml, load_mapping
+
+    results = Results(runs, study)
+    levels = dict(results.conclusions[-1].winner_levels)
+    levels |= {threshold: row["recommended"] for threshold, row in results.document()["thresholds"].items()}
+    config = load_mapping(path) if path.exists() else {}
+    write_atomic(path, dump_yaml(merge(config, levels)))

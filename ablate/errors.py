@@ -1,0 +1,59 @@
+"""Everything that `ablate` raises on purpose.
+
+AblateError
+├── StudyError          the study file or the call is invalid; exit code 2
+│   └── StudyChanged    the study, its code or its data differ from what its first run froze
+├── TrainerError        the trainer the study names cannot be imported or breaks its contract; exit code 2
+├── StudyBusy           another controller runs this study; exit code 2
+├── LedgerError         the ledger cannot be read or written; exit code 2
+├── BudgetSpent         the budget is used up before the study ended; exit code 3, resumable
+└── Interrupted         the user stopped the run; exit code 3, resumable
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class AblateError(Exception):
+    """Base of all: a message that says what was expected, what came, where, and what to do."""
+
+    exit_code = 2
+
+
+class StudyError(AblateError):
+    """A study file or a call with problems, all of them at once, each with its path."""
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        self.where = where
+        self.problems = tuple(problems)
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        super().__init__("\n".join([f"{where} has {count}:", *(f"  {problem}" for problem in self.problems)]))
+
+
+class StudyChanged(StudyError):
+    """The study, its code or its data differ from what its first run froze."""
+
+
+class TrainerError(AblateError):
+    """The trainer cannot be imported or breaks its contract."""
+
+
+class StudyBusy(AblateError):
+    """Another controller holds the study."""
+
+
+class LedgerError(AblateError):
+    """The ledger cannot be read or written."""
+
+
+class BudgetSpent(AblateError):
+    """The budget is used up before the study ended."""
+
+    exit_code = 3
+
+
+class Interrupted(AblateError):
+    """The user stopped the run; the same command goes on."""
+
+    exit_code = 3

@@ -1,0 +1,205 @@
+"""The loop: phases become trials, trials become verdicts, the winner is carried into the next phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from ablate import design, plan, trial, verdict
+from ablate.errors import BudgetSpent, StudyError
+from ablate.execution.pool import Queue, QueueEvent
+from ablate.ledger import Ledger
+from ablate.offers import Offers
+from ablate.proposals import Told, Tuner
+from ablate.study import BASELINE, Arm, Levels, Phase, Study, Tune
+from ablate.verdict import Conclusion
+
+REFERENCES = "references"
+"""The phase name under which the ledger keeps the trials of the study's references."""
+
+
+class Observer(Protocol):
+    """Who watches a run; it never changes it."""
+
+    def phase(self, name: str) -> None:
+        """A phase begins."""
+
+    def trials(self, phase: str, arms: Mapping[str, Sequence[trial.TrialSpec]]) -> None:
+        """These arms' trials are about to be completed."""
+
+    def event(self, event: QueueEvent) -> None:
+        """Something happened to a trial or a worker."""
+
+    def concluded(self, conclusion: Conclusion) -> None:
+        """A phase was decided, now or in an earlier run."""
+
+
+def run(study: Study, root: Path, observer: Observer) -> list[Conclusion]:
+    """Run a study to its end, or go on where it stopped.
+
+    Args:
+        root: The `runs` folder.
+
+    Returns:
+        The conclusion of each phase that the gates let run, in order.
+
+    Raises:
+        StudyError: Levels that cannot work, found before training; or the study, its code or data changed since its first run.
+        StudyBusy: Another controller runs it.
+        BudgetSpent: The budget ended first; the same command goes on with a larger one.
+        Interrupted: The user stopped it; the same command goes on.
+    """
+    offers = Offers(study.trainer)
+    check_feasible(study, offers, root)
+    ledger = Ledger(root / study.study / "ledger.db")
+    with Queue(ledger, root, study, on_event=observer.event) as queue:
+        data_hash = offers.data_hash(offers.config(study.baseline, 0))
+        document = {"study": study.model_dump(mode="json", by_alias=True), "base": offers.base()}
+        ledger.freeze(document, offers.code_version(), data_hash)
+        stage = Stage(study, offers, data_hash, root, ledger, queue, observer)
+        carried, concluded = dict(study.baseline), []
+        name: str | None = study.phases[0].name
+        while name is not None:
+            observer.phase(name)
+            conclusion = stage.recorded(name) or stage.conclude(study.phase(name), carried)
+            observer.concluded(conclusion)
+            concluded.append(conclusion)
+            carried, name = dict(conclusion.winner_levels), conclusion.next
+        ledger.event("done", f"{study.study}: {len(concluded)} phases concluded")
+        return concluded
+
+
+def check_feasible(study: Study, offers: Offers, root: Path) -> None:
+    """Ask the trainer, before anything runs, whether each statically known arm can work on this data.
+
+    Raises:
+        StudyError: Every level that cannot, with its measured reason.
+    """
+    arms = [(f"references.{name}", {**study.baseline, **levels}) for name, levels in study.references.items()]
+    arms.insert(0, ("baseline", dict(study.baseline)))
+    for index, phase in enumerate(study.phases):
+        if not isinstance(phase.design, Tune):
+            arms += [
+                (f"phases[{index}] arm {arm.name!r}", arm.levels) for arm in design.expand(phase, study.baseline) if arm.name != BASELINE
+            ]
+    findings = offers.preflight([offers.config(levels, 0) for _, levels in arms], root)
+    problems: dict[tuple[str, str], list[str]] = {}
+    for (where, _), found in zip(arms, findings, strict=True):
+        for finding in found:
+            if finding.level == "error":
+                problems.setdefault((f"{finding.path}: {finding.what}", finding.mend), []).append(where)
+    if problems:
+        lines = [
+            f"{what} {mend} (in {where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''})"
+            for (what, mend), where in problems.items()
+        ]
+        raise StudyError(study.study, lines)
+
+
+class Stage:
+    """What a phase needs to run: the frozen study, its trainer, its record and its queue."""
+
+    def __init__(self, study: Study, offers: Offers, data_hash: str, root: Path, ledger: Ledger, queue: Queue, observer: Observer) -> None:
+        self.study, self.offers, self.data_hash = study, offers, data_hash
+        self.root, self.ledger, self.queue, self.observer = root, ledger, queue, observer
+
+    def recorded(self, phase: str) -> Conclusion | None:
+        """The decision of a phase, where an earlier run of this study took it."""
+        found = self.ledger.conclusions().get(phase)
+        return None if found is None else Conclusion.model_validate(found)
+
+    def conclude(self, phase: Phase, carried: Levels) -> Conclusion:
+        """Run a phase's trials, decide, and record the decision."""
+        useless = plan.inert_factors(phase, carried, self.offers)
+        if useless and not isinstance(phase.design, Tune):
+            raise StudyError(
+                self.study.study, [f"phases.{phase.name}.factors.{path}: has no effect on top of the carried winner." for path in useless]
+            )
+        self.ledger.event("phase", f"{phase.name} begins")
+        if isinstance(phase.design, Tune):
+            conclusion = self._tuned(phase, phase.design, carried)
+        else:
+            replicates = range(self.study.replicates_of(phase).start)
+            conclusion = self._decide(phase, design.expand(phase, carried), replicates)
+        self.ledger.conclude(phase.name, conclusion.model_dump(mode="json"))
+        self.ledger.event("phase", f"{phase.name}: {conclusion.reason}")
+        return conclusion
+
+    def _decide(self, phase: Phase, arms: Sequence[Arm], replicates: Sequence[int], points: Sequence[verdict.Point] = ()) -> Conclusion:
+        references = [Arm(name=n, levels={**self.study.baseline, **levels}) for n, levels in self.study.references.items()]
+        origin = Arm(name=BASELINE, levels=dict(self.study.baseline))
+        specs = {arm.name: self._specs(phase.name, arm, replicates) for arm in arms}
+        reference_specs = {arm.name: self._specs(REFERENCES, arm, replicates) for arm in references}
+        origin_specs = self._specs(REFERENCES, origin, replicates)
+        self._complete(phase.name, {"study baseline": origin_specs} | reference_specs | specs)
+        baseline = {spec.signature for spec in specs[BASELINE]}
+        return verdict.conclude(
+            self.study,
+            phase,
+            arms,
+            {name: self._metrics(found) for name, found in specs.items()},
+            origin=self._metrics(origin_specs),
+            references={name: self._metrics(found) for name, found in reference_specs.items()},
+            collapse={name: self._collapse(found) for name, found in specs.items()},
+            same=[name for name, found in specs.items() if name != BASELINE and {s.signature for s in found} == baseline],
+            points=points,
+        )
+
+    def _tuned(self, phase: Phase, tune: Tune, carried: Levels) -> Conclusion:
+        tuner = Tuner(phase, carried, self.offers.setting_types(), self.study.objective.direction)
+        replicates = range(self.study.replicates_of(phase).start)
+        points: list[verdict.Point] = []
+        while len(points) < tune.tune:
+            told = [Told(point.levels, point.objective, point.feasible) for point in points]
+            proposed = tuner.propose(told, min(tune.batch, tune.tune - len(points)), self._infeasible)
+            if not proposed:
+                break
+            arms = [Arm(name=f"point {len(points) + i:02d}", levels=levels) for i, levels in enumerate(proposed)]
+            specs = {arm.name: self._specs(phase.name, arm, replicates) for arm in arms}
+            self._complete(phase.name, specs)
+            points += [verdict.point(self.study, arm, self._metrics(specs[arm.name])) for arm in arms]
+        arms = [Arm(name=BASELINE, levels=dict(carried))]
+        best = verdict.best_point(self.study, points)
+        if best is not None:
+            arms.append(Arm(name="tuned", levels=best.levels))
+        fresh = range(plan.FRESH_REPLICATE, plan.FRESH_REPLICATE + len(replicates))
+        return self._decide(phase, arms, fresh, points)
+
+    def _infeasible(self, levels: list[Levels]) -> list[bool]:
+        findings = self.offers.preflight([self.offers.config(one, 0) for one in levels], self.root)
+        return [any(finding.level == "error" for finding in found) for found in findings]
+
+    def _specs(self, phase: str, arm: Arm, replicates: Sequence[int]) -> list[trial.TrialSpec]:
+        specs = [planned.spec for planned in plan.trials(arm, replicates, self.offers, self.data_hash)]
+        self.ledger.add_arms(phase, [arm])
+        self.ledger.add_trials(phase, arm.name, specs)
+        return specs
+
+    def _complete(self, phase: str, arms: Mapping[str, Sequence[trial.TrialSpec]]) -> None:
+        specs = list({spec.signature: spec for found in arms.values() for spec in found}.values())
+        self._check_budget(specs)
+        self.observer.trials(phase, arms)
+        self.queue.complete(specs)
+
+    def _check_budget(self, specs: Sequence[trial.TrialSpec]) -> None:
+        budget, used = self.study.budget, self.ledger.used()
+        new = {s.signature for s in specs if trial.result_of(self.root, s.signature) is None}
+        if budget.trials is not None and used.trials + len(new) > budget.trials:
+            raise BudgetSpent(
+                f"budget.trials: {used.trials} of {budget.trials} trials are used and the next {len(new)} do not fit. "
+                "Nothing is lost: raise budget.trials in the study file and run the same command again."
+            )
+        if new and budget.hours is not None and used.seconds > budget.hours * 3600:
+            raise BudgetSpent(
+                f"budget.hours: {used.seconds / 3600:.2f} of {budget.hours:g} hours are used. "
+                "Nothing is lost: raise budget.hours in the study file and run the same command again."
+            )
+
+    def _metrics(self, specs: Sequence[trial.TrialSpec]) -> Mapping[int, Mapping[str, float]]:
+        found = {spec.replicate: trial.result_of(self.root, spec.signature) for spec in specs}
+        return {replicate: result.metrics for replicate, result in found.items() if result is not None}
+
+    def _collapse(self, specs: Sequence[trial.TrialSpec]) -> Mapping[int, str]:
+        found = {spec.replicate: trial.result_of(self.root, spec.signature) for spec in specs}
+        return {r: str(result.summary["collapse"]) for r, result in found.items() if result is not None and "collapse" in result.summary}

@@ -1,0 +1,246 @@
+"""The study file as types. Read this and `trial.py` and you know the design."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Scalar = bool | int | float | str | None
+Level = Scalar | list[Scalar]
+"""A value that a factor takes."""
+
+Levels = dict[str, Level]
+"""Dotted config path to value."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""A name that is also a safe file name."""
+
+BASELINE = "baseline"
+"""The name of the reference arm in every phase."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=True)
+
+
+class Trainer(_Strict):
+    """Who trains: an importable callable and what it offers beside (DESIGN section 4)."""
+
+    callable: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    schema_: str | None = Field(None, alias="schema", pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    preset: str | None = None
+    set: Levels = {}
+    """Settings for every arm and reference of the study."""
+    seed_key: str = "seed"
+    inert: str | None = None
+    preflight: str | None = None
+    data_hash: str | None = None
+    expected_seconds: str | None = None
+    headlines: str | None = None
+
+
+class Objective(_Strict):
+    """What decides: a metric, which way is better, and the smallest effect worth acting on, in the metric's unit."""
+
+    metric: str
+    direction: Literal["maximize", "minimize"] = "maximize"
+    smallest_effect: float = Field(gt=0)
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, else -1."""
+        return 1 if self.direction == "maximize" else -1
+
+
+class Guard(_Strict):
+    """A bound on another metric's mean over replicates that an adopted arm must respect."""
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Guard:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("expected at_least or at_most (or both). Add the bound that an arm must respect.")
+        return self
+
+    def holds(self, value: float) -> bool:
+        """Whether a mean respects the bounds; NaN never does."""
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+
+    def __str__(self) -> str:
+        bounds = [f">= {self.at_least:g}"] if self.at_least is not None else []
+        bounds += [f"<= {self.at_most:g}"] if self.at_most is not None else []
+        return f"{self.metric} {' and '.join(bounds)}"
+
+
+class Replicates(_Strict):
+    """How many paired replicates an arm gets."""
+
+    start: int = Field(4, ge=3)
+    at_most: int = Field(6, ge=3)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Replicates:
+        if self.at_most < self.start:
+            raise ValueError(f"at_most: expected at least start={self.start} but got {self.at_most}.")
+        return self
+
+
+class Budget(_Strict):
+    """What the study may use in all, over restarts; none: no bound."""
+
+    trials: int | None = Field(None, ge=1)
+    hours: float | None = Field(None, gt=0)
+
+
+class Gate(_Strict):
+    """How a phase ends: whether the study goes on to the next phase, and where else it goes."""
+
+    advance_if: Literal["always", "any_adopted", "none_adopted"] | Solved = "always"
+    otherwise: Name | None = None
+
+
+class Solved(_Strict):
+    """Holds when the winner respects all guards and its objective passes a stated value ("helps enough")."""
+
+    solved: float
+
+
+class Range(_Strict):
+    """A tuned factor's interval; `when` names the settings under which it is live."""
+
+    low: float
+    high: float
+    log: bool = False
+    when: dict[str, list[Level]] = {}
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low: expected less than high={self.high:g} but got {self.low:g}.")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low: a logarithmic range must be above 0 but starts at {self.low:g}.")
+        return self
+
+    def live(self, levels: Mapping[str, object]) -> bool:
+        """Whether the settings under which this range matters hold."""
+        return all(levels.get(path) in allowed for path, allowed in self.when.items())
+
+
+class Tune(_Strict):
+    """A tuning design: so many points, asked in batches of fixed size."""
+
+    tune: int = Field(ge=2, le=10_000)
+    sampler: Literal["tpe", "gp", "qmc", "random"] = "tpe"
+    batch: int = Field(4, ge=1, le=64)
+    seed: int = 0
+
+
+class Question(_Strict):
+    """A question that the report answers with a figure: the winner's metric beside the baseline's."""
+
+    ask: str
+    metric: str
+    direction: Literal["maximize", "minimize"]
+
+
+FixedDesign = Literal["factorial", "one_at_a_time", "add_one_in", "leave_one_out", "path"]
+
+
+class Phase(_Strict):
+    """A stage of the study with one design and one gate.
+
+    `factors` vary one setting each; `components` are named bundles of settings that are switched together.
+    """
+
+    name: Name
+    design: FixedDesign | Tune
+    set: Levels = {}
+    """Settings of every arm but the baseline."""
+    factors: dict[str, list[Level] | Range] = {}
+    components: dict[Name, Levels] = {}
+    gate: Gate = Gate()
+    replicates: Replicates | None = None
+
+
+class Study(_Strict):
+    """One question, with its phases, arms and rule of decision."""
+
+    study: Name
+    question: str
+    trainer: Trainer
+    baseline: Levels
+    references: dict[Name, Levels] = {}
+    objective: Objective
+    guards: list[Guard] = []
+    replicates: Replicates = Replicates()
+    budget: Budget = Budget()
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    executor: Literal["local", "inline"] = "local"
+    workers: int = Field(2, ge=1, le=1024)
+    threads_per_worker: int = Field(1, ge=1, le=1024)
+    timeout_min: float | None = Field(None, gt=0)
+    """Longest time of one attempt."""
+    attempts: int = Field(3, ge=1, le=20)
+    """Tries at a trial before it has failed for good."""
+    columns: list[str] = []
+    """Metrics shown in every table beside the objective; none: what the trainer's `headlines` offer names."""
+    questions: list[Question] = []
+    """What the report answers for the winner; none: what the trainer's `headlines` offer names."""
+    phases: list[Phase] = Field(min_length=1)
+
+    def phase(self, name: str) -> Phase:
+        """The phase of that name.
+
+        Raises:
+            KeyError: None has it.
+        """
+        for phase in self.phases:
+            if phase.name == name:
+                return phase
+        raise KeyError(name)
+
+    def replicates_of(self, phase: Phase) -> Replicates:
+        """The phase's own replicates, else the study's."""
+        return phase.replicates or self.replicates
+
+
+class Arm(_Strict):
+    """One assignment of levels: all settings that differ from the trainer's preset."""
+
+    name: str
+    levels: Levels
+
+    def changes(self, other: Arm) -> tuple[str, ...]:
+        """Paths at which the two differ."""
+        paths = sorted(self.levels.keys() | other.levels.keys())
+        missing = object()
+        return tuple(p for p in paths if self.levels.get(p, missing) != other.levels.get(p, missing))
+
+
+class Finding(_Strict):
+    """What a trainer's preflight says about a configuration before any training."""
+
+    level: Literal["error", "warning"]
+    path: str
+    what: str
+    value: float | str | None = None
+    why: str = ""
+    mend: str = ""
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """` Did you mean X?` where something is close, else nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:
+        tails = {k.rsplit(".", 1)[-1]: k for k in known}
+        close = [tails[t] for t in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.7)]
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+Gate.model_rebuild()
