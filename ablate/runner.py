@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ablate import design, plan, trial, verdict
+from ablate import design, gates, plan, trial, verdict
 from ablate.errors import BudgetSpent, StudyError
 from ablate.execution.pool import Queue, QueueEvent
 from ablate.ledger import Ledger
 from ablate.offers import Offers
 from ablate.proposals import Told, Tuner
-from ablate.study import BASELINE, Arm, Levels, Phase, Study, Tune
+from ablate.study import BASELINE, REFERENCES, Arm, Levels, Phase, Study, Tune
 from ablate.verdict import Conclusion
-
-REFERENCES = "references"
-"""The phase name under which the ledger keeps the trials of the study's references."""
 
 
 class Observer(Protocol):
@@ -122,6 +119,7 @@ class Stage:
         else:
             replicates = range(self.study.replicates_of(phase).start)
             conclusion = self._decide(phase, design.expand(phase, carried), replicates)
+        conclusion = gates.pass_through(self.study, phase, conclusion)
         self.ledger.conclude(phase.name, conclusion.model_dump(mode="json"))
         self.ledger.event("phase", f"{phase.name}: {conclusion.reason}")
         return conclusion
@@ -158,7 +156,7 @@ class Stage:
             arms = [Arm(name=f"point {len(points) + i:02d}", levels=levels) for i, levels in enumerate(proposed)]
             specs = {arm.name: self._specs(phase.name, arm, replicates) for arm in arms}
             self._complete(phase.name, specs)
-            points += [verdict.point(self.study, arm, self._metrics(specs[arm.name])) for arm in arms]
+            points += [verdict.point(self.study, arm, self._metrics(specs[arm.name]), replicates=len(replicates)) for arm in arms]
         arms = [Arm(name=BASELINE, levels=dict(carried))]
         best = verdict.best_point(self.study, points)
         if best is not None:

@@ -21,6 +21,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,6
 BASELINE = "baseline"
 """The name of the reference arm in every phase."""
 
+REFERENCES = "references"
+"""The phase name under which the ledger keeps the trials of the study's references, and of its own baseline."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,72 @@ class TrialSpec:
     """`package.module:callable`."""
     code_version: str
     data_hash: str
+
+    def to_json(self) -> str:
+        """The content of `trial.json`."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> TrialSpec:
+        """Read `trial.json` back."""
+        return TrialSpec(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: the content of `outcome.json`."""
+
+    signature: str
+    attempt: int
+    cause: Cause | None
+    """None: the trainer returned its final metrics."""
+    message: str
+    seconds: float
+    metrics: Mapping[str, float]
+    """What the trainer returned, finite values only."""
+    dropped: tuple[str, ...]
+    """Names of final metrics that were NaN or infinite."""
+    environment: Mapping[str, str]
+    resumed_from: int | None
+    """The earlier attempt whose checkpoint this one went on from."""
+
+    def to_json(self) -> str:
+        """The content of `outcome.json`."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1, allow_nan=False)
+
+    @staticmethod
+    def from_json(text: str) -> Outcome:
+        """Read `outcome.json` back."""
+        values = json.loads(text)
+        cause = values["cause"]
+        return Outcome(**values | {"cause": None if cause is None else Cause(cause), "dropped": tuple(values["dropped"])})
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What came of a trial: its accepted attempt's final word."""
+
+    signature: str
+    attempt: int
+    metrics: Mapping[str, float]
+    dropped: tuple[str, ...]
+    summary: Mapping[str, object]
+    """The trainer's `summary.json`; empty where it wrote none."""
+    seconds: float
+    """Training time of the accepted attempt; an attempt that went on from a checkpoint counts its own time only."""
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class MetricStream:
+    """A metric stream as far as it can be read."""
+
+    rows: list[tuple[int, dict[str, float]]]
+    """Step and finite metrics, by rising step; where a step's metric comes twice the later value stands."""
+    nonfinite: int
+    """NaN or infinite values left out."""
+    unreadable: int
+    """Lines that are not whole; the last line of a killed writer is one."""
 
 
 def signature_of(config: Mapping[str, object], inert: Mapping[str, object], code_version: str, data_hash: str) -> str:
@@ -107,12 +175,18 @@ class AttemptFiles:
         return self.directory / "summary.json"
 
     @property
+    def began(self) -> Path:
+        """Who runs the attempt, since when, from which checkpoint; written once the earlier attempt's files are all copied."""
+        return self.directory / "began.json"
+
+    @property
     def log(self) -> Path:
+        """What the trial printed, and the traceback of its end."""
         return self.directory / "log.txt"
 
     @property
     def stop(self) -> Path:
-        """Present: the trainer is asked to save a checkpoint and return."""
+        """Present: the trainer is asked to save a checkpoint and return; the content says why."""
         return self.directory / "stop"
 
 
@@ -140,16 +214,114 @@ class TrialFiles:
         return AttemptFiles(self.directory / "attempts" / f"{number:04d}")
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write beside, fsync, rename: a reader sees the old file or the new one, whole."""
+def read_stream(files: AttemptFiles) -> MetricStream:
+    """Everything of a metric stream that can be read, whatever its writer's end; no file is an empty stream."""
+    steps: dict[int, dict[str, float]] = {}
+    nonfinite = unreadable = 0
+    try:
+        text = files.metrics.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        text = ""
+    for line in text.split("\n"):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            step, values = int(record["step"]), dict(record["metrics"])
+            numbers = {str(name): math.nan if value is None else float(value) for name, value in values.items()}
+        except (ValueError, TypeError, KeyError, OverflowError):
+            unreadable += 1
+            continue
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        nonfinite += len(numbers) - len(finite)
+        steps.setdefault(step, {}).update(finite)
+    return MetricStream([(step, steps[step]) for step in sorted(steps)], nonfinite, unreadable)
+
+
+def read_metrics(files: AttemptFiles) -> list[tuple[int, dict[str, float]]]:
+    """Step and finite metrics of an attempt, by rising step; the later value of a step's metric stands."""
+    return read_stream(files).rows
+
+
+def metric_line(step: int, metrics: Mapping[str, float]) -> str:
+    """One line of a metric stream; NaN and infinities become null, which readers count and leave out."""
+    values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    return json.dumps({"step": step, "metrics": values}, separators=(",", ":")) + "\n"
+
+
+def result_of(root: Path, signature: str) -> TrialResult | None:
+    """The accepted result of a trial under this `runs` folder, whichever study ran it; None where there is none yet."""
+    try:
+        changed_ns = TrialFiles(root, signature).accepted.stat().st_mtime_ns
+    except OSError:
+        return None
+    return _accepted_result(root, signature, changed_ns)
+
+
+@lru_cache(maxsize=4096)
+def _accepted_result(root: Path, signature: str, changed_ns: int) -> TrialResult | None:
+    trial = TrialFiles(root, signature)
+    try:
+        files = trial.attempt(int(json.loads(trial.accepted.read_text())["attempt"]))
+        outcome = Outcome.from_json(files.outcome.read_text())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if outcome.cause is not None:
+        return None
+    return TrialResult(signature, outcome.attempt, outcome.metrics, outcome.dropped, _summary(files), outcome.seconds, outcome.environment)
+
+
+def _summary(files: AttemptFiles) -> Mapping[str, object]:
+    try:
+        summary = json.loads(files.summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def read_outcome(files: AttemptFiles) -> Outcome | None:
+    """How an attempt ended; None while it has not."""
+    try:
+        return Outcome.from_json(files.outcome.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def accept(root: Path, signature: str, attempt: int) -> None:
+    """Make an attempt the trial's result, for good: where another study accepted one before, that one stays."""
+    accepted = TrialFiles(root, signature).accepted
+    beside = accepted.with_name(f".accepted.{os.getpid()}")
+    write_atomic(beside, json.dumps({"attempt": attempt}))
+    try:
+        os.link(beside, accepted)
+        _sync_directory(accepted.parent)
+    except FileExistsError:
+        if result_of(root, signature) is None:
+            os.replace(beside, accepted)
+            return
+    beside.unlink()
+
+
+def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write beside, rename: a reader sees the old file or the new one, whole.
+
+    Args:
+        durable: Sync the file and its folder, so that it outlives a power failure; without, it outlives a kill.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with beside.open("w", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(beside, path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    if durable:
+        _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(handle)
     finally:
-        os.close(directory)
+        os.close(handle)

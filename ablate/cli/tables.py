@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ablate import words
 from ablate.results import Results
 
 STYLES = {"adopt": "bold green", "reject": "red", "undecided": "yellow", "baseline": "dim", "reference": "dim"}
@@ -16,9 +17,7 @@ STYLES = {"adopt": "bold green", "reject": "red", "undecided": "yellow", "baseli
 
 def number(value: float | None, signed: bool = False) -> str:
     """Three significant digits, or nothing."""
-    if value is None:
-        return ""
-    return f"{value:+.3g}" if signed else f"{value:.3g}"
+    return "" if value is None else words.number(value, signed=signed)
 
 
 def interval(effect: Mapping[str, float | None] | None) -> str:

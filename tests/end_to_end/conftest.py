@@ -39,7 +39,7 @@ trainer:
     measure.background_crops_per_scan: 2
 baseline:
   crops.foreground_threshold: 500
-references: {untrained: {loop.steps: 0, loop.warmup_steps: 0}}
+references: {untrained: {loop.steps: 0}}
 objective: {metric: probe/local_to_global_mrr, direction: maximize, smallest_effect: 0.02}
 guards:
   - {metric: loop/updates_applied, at_least: 0.5}

@@ -1,0 +1,234 @@
+"""What a study found, in plain words: what to change, what it brought, and what the answer does not cover."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ablate.stats.effects import Paired, mean, paired
+from ablate.study import BASELINE, Arm, Level, Levels, Question, Study
+from ablate.verdict import ArmVerdict, Conclusion, Evidence, Metrics
+from ablate.words import between, counted, listed, number
+
+NOT_LEARNED = "collapse prevented, learning not shown"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Change(_Frozen):
+    """A setting of the winner that differs from the study's baseline."""
+
+    path: str
+    was: Level
+    becomes: Level
+
+
+class Answered(_Frozen):
+    """A question of the study with its figures."""
+
+    ask: str
+    metric: str
+    direction: Literal["maximize", "minimize"]
+    baseline: float | None
+    """Mean of the study's baseline."""
+    arm: float | None
+    """Mean of the arm asked about."""
+    difference: float | None
+    """Paired mean difference."""
+    low: float | None
+    high: float | None
+    """Its own interval at level 1 - alpha, without correction over the questions."""
+    pairs: int
+    says: Literal["yes", "no", "not shown"]
+    sentence: str
+
+
+class Answer(_Frozen):
+    """The answer of a study."""
+
+    headline: list[str]
+    subject: str
+    """The arm that `questions` are about: the winner, else the arm with the largest effect, else `baseline`."""
+    changes: list[Change]
+    """What to change in the config; empty where nothing is adopted."""
+    questions: list[Answered]
+    warnings: list[str]
+
+    def lines(self) -> list[str]:
+        """Everything as lines of text."""
+        said = list(self.headline)
+        if self.changes:
+            said += ["", "Change in the config:"]
+            said += [f"  {change.path}: {_level(change.becomes)}   (was {_level(change.was)})" for change in self.changes]
+        if self.questions:
+            said += ["", f"For {self.subject}, against the study's baseline:"]
+            said += [f"  {question.sentence}" for question in self.questions]
+        if self.warnings:
+            said += ["", "Keep in mind:", *(f"  {warning}" for warning in self.warnings)]
+        return said
+
+
+def answer(
+    study: Study,
+    conclusions: Sequence[Conclusion],
+    *,
+    base: Levels,
+    origin: Mapping[int, Metrics],
+    evidence: Mapping[str, Evidence],
+    failures: Sequence[str],
+) -> Answer:
+    """The answer from what is concluded so far.
+
+    Args:
+        base: The trainer's settings before any levels, by dotted path.
+        origin: The study's own baseline by replicate.
+        evidence: Phase to arm to replicate to final metrics.
+        failures: Sentences on trials that failed for good.
+    """
+    if not conclusions:
+        return Answer(headline=["No phase is concluded yet."], subject=BASELINE, changes=[], questions=[], warnings=list(failures))
+    last = conclusions[-1]
+    adopted = any(conclusion.winner != BASELINE for conclusion in conclusions)
+    where, subject = (last, last.arm(last.winner)) if adopted else _closest(study, conclusions)
+    found = evidence.get(where.phase, {}).get(subject.name, {})
+    return Answer(
+        headline=[*_headline(study, conclusions, adopted), *(_phase_line(conclusion) for conclusion in conclusions)],
+        subject=f"{subject.name} ({where.phase})" if subject.name != BASELINE else "the winner",
+        changes=_changes(study, last.winner_levels, base),
+        questions=[] if subject.name == BASELINE and not adopted else [_answered(study, one, found, origin) for one in study.questions],
+        warnings=[*failures, *_warnings(study, conclusions, subject if adopted else None)],
+    )
+
+
+def _headline(study: Study, conclusions: Sequence[Conclusion], adopted: bool) -> list[str]:
+    metric = study.objective.metric
+    if adopted:
+        winner = conclusions[-1].arm(conclusions[-1].winner)
+        names = [f"{conclusion.winner} ({conclusion.phase})" for conclusion in conclusions if conclusion.winner != BASELINE]
+        said = [f"Yes: {listed(names)} {'is' if len(names) == 1 else 'are'} adopted."]
+        if winner.total_effect is not None:
+            total = winner.total_effect
+            pairs = f"{counted(winner.replicates, 'replicate')}"
+            said[0] += (
+                f" Against the study's baseline, {metric} changes by {number(total.mean, signed=True)}{between(total.low, total.high)}"
+                f" to {number(winner.metrics.get(metric))}, over {pairs}."
+            )
+        return said + _collapse_line(conclusions)
+    arms = [arm for conclusion in conclusions for arm in conclusion.arms if arm.name != BASELINE]
+    better = [arm for arm in arms if arm.p_adjusted is not None and arm.p_adjusted < study.alpha and _healthy(arm)]
+    unbeaten = sorted({reference.name for arm in better for reference in arm.references if not reference.beaten})
+    if better and unbeaten:
+        return [
+            f"No: {NOT_LEARNED}. {counted(len(better), 'arm')} of {len(arms)} better than the baseline "
+            f"with all guards kept, but none is shown to beat {listed(unbeaten)} on {metric}."
+        ]
+    beaten = "" if not study.references else f" and none is shown to beat {listed(sorted(study.references))}: learning not shown"
+    return [f"No: none of {counted(len(arms), 'arm')} is adopted{beaten}. The baseline stays."]
+
+
+def _collapse_line(conclusions: Sequence[Conclusion]) -> list[str]:
+    before = conclusions[0].arm(BASELINE).collapse
+    after = conclusions[-1].arm(conclusions[-1].winner).collapse
+    if before is None or after is None:
+        return []
+    return [f"Collapse: the study's baseline is {before}, the winner {after}."]
+
+
+def _phase_line(conclusion: Conclusion) -> str:
+    counts = {word: sum(arm.verdict == word for arm in conclusion.arms) for word in ("adopt", "reject", "undecided")}
+    told = f"{counts['adopt']} adopted, {counts['reject']} rejected, {counts['undecided']} undecided"
+    return f"Phase {conclusion.phase}: {told}. {conclusion.reason}"
+
+
+def _closest(study: Study, conclusions: Sequence[Conclusion]) -> tuple[Conclusion, ArmVerdict]:
+    """The arm with the largest effect, adopted or not, healthy ones first."""
+    rivals = [(conclusion, arm) for conclusion in conclusions for arm in conclusion.arms if arm.name != BASELINE and arm.effect is not None]
+    if not rivals:
+        return conclusions[-1], conclusions[-1].arm(BASELINE)
+    return max(rivals, key=lambda pair: (_healthy(pair[1]), study.objective.sign * (pair[1].effect.mean if pair[1].effect else 0.0)))
+
+
+def _changes(study: Study, winner: Levels, base: Levels) -> list[Change]:
+    paths = Arm(name="winner", levels=winner).changes(Arm(name=BASELINE, levels=study.baseline))
+    settings = base | study.baseline
+    changes = [Change(path=path, was=settings.get(path), becomes=winner.get(path, base.get(path))) for path in paths]
+    return [change for change in changes if change.was != change.becomes]
+
+
+def _answered(study: Study, question: Question, found: Mapping[int, Metrics], origin: Mapping[int, Metrics]) -> Answered:
+    arm = {r: metrics[question.metric] for r, metrics in found.items() if question.metric in metrics}
+    other = {r: metrics[question.metric] for r, metrics in origin.items() if question.metric in metrics}
+    pairs = paired(arm, other)
+    before, after = mean(other[r] for r in pairs.differences), mean(arm[r] for r in pairs.differences)
+    low, high = pairs.interval(1 - study.alpha) or (None, None)
+    says = _says(question, low, high)
+    return Answered(
+        ask=question.ask,
+        metric=question.metric,
+        direction=question.direction,
+        baseline=before,
+        arm=after,
+        difference=pairs.mean,
+        low=low,
+        high=high,
+        pairs=pairs.pairs,
+        says=says,
+        sentence=f"{question.ask} {_figures(study, question, pairs, before, after, says)}",
+    )
+
+
+def _says(question: Question, low: float | None, high: float | None) -> Literal["yes", "no", "not shown"]:
+    if low is None or high is None:
+        return "not shown"
+    good = low > 0 if question.direction == "maximize" else high < 0
+    bad = high < 0 if question.direction == "maximize" else low > 0
+    return "yes" if good else "no" if bad else "not shown"
+
+
+def _figures(study: Study, question: Question, pairs: Paired, before: float | None, after: float | None, says: str) -> str:
+    if pairs.mean is None:
+        return f"Not known: {question.metric} has no finite value in both arms of any replicate."
+    words = {"yes": "Yes", "no": "No, the opposite", "not shown": "Not shown"}[says]
+    interval = pairs.interval(1 - study.alpha)
+    spread = f", {1 - study.alpha:.0%} interval {number(interval[0])} to {number(interval[1])}" if interval else ", no interval"
+    change = f"difference {number(pairs.mean, signed=True)}{spread}, {counted(pairs.pairs, 'pair')}"
+    return f"{words}: {question.metric} {number(before)} -> {number(after)} ({change})."
+
+
+def _warnings(study: Study, conclusions: Sequence[Conclusion], winner: ArmVerdict | None) -> list[str]:
+    said = []
+    if winner is not None:
+        rivals = sum(arm.name != BASELINE for arm in conclusions[-1].arms)
+        if rivals > 1 and conclusions[-1].winner != BASELINE:
+            said.append(f"The winner is the best of {rivals} arms by the same replicates that measure it: its mean effect is flattered.")
+        said += [f"The winner breaks a guard: {guard.guard}." for guard in winner.guards if not guard.holds]
+        said += [
+            f"The winner of the last phase is not shown there to beat {reference.name}: {NOT_LEARNED}."
+            for reference in winner.references
+            if not reference.beaten and winner.name != BASELINE
+        ]
+    undecided = [f"{arm.name} ({conclusion.phase})" for conclusion in conclusions for arm in conclusion.arms if arm.verdict == "undecided"]
+    if undecided:
+        said.append(f"Undecided is not refuted: {listed(undecided)} may help; more replicates would tell.")
+    missing = [phase.name for phase in study.phases if phase.name not in {conclusion.phase for conclusion in conclusions}]
+    if missing and conclusions[-1].next is not None:
+        said.append(f"The study has not ended: {listed(missing)} {'is' if len(missing) == 1 else 'are'} not concluded.")
+    elif missing:
+        said.append(f"Not run, because a gate led elsewhere: {listed(missing)}.")
+    said.append(
+        "Intervals cover what the replicate's seed varies (start, order, and split of the data where it rotates), not other data, "
+        f"longer training or larger models. They assume about normal differences over {counted(study.replicates.start, 'replicate')}."
+    )
+    return said
+
+
+def _healthy(arm: ArmVerdict) -> bool:
+    return all(guard.holds for guard in arm.guards)
+
+
+def _level(value: Level) -> str:
+    return {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,210 @@
+"""One attempt at a trial, in whichever process: what the trainer sees, and how its end becomes an outcome."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from ablate.execution.base import Order
+from ablate.trial import AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, write_atomic
+
+OWN_FILES = ("metrics.jsonl", "outcome.json", "began.json", "log.txt", "stop")
+"""What the platform writes into an attempt; never copied as it is into a later one."""
+
+
+class Run:
+    """What the trainer gets: its private directory, and where it reports.
+
+    Args:
+        asked: Why the trial should stop now; None: it should not.
+    """
+
+    def __init__(self, files: AttemptFiles, asked: Callable[[], Cause | None]) -> None:
+        self.directory = files.directory
+        self.stopped: Cause | None = None
+        self._asked = asked
+        self._stream = files.metrics.open("a", encoding="utf-8")
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Record metrics of a step.
+
+        Returns:
+            False: save a checkpoint in `directory` and return now.
+        """
+        self._stream.write(metric_line(int(step), {str(name): float(value) for name, value in metrics.items()}))
+        self._stream.flush()
+        self.stopped = self.stopped or self._asked()
+        return self.stopped is None
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        finally:
+            self._stream.close()
+
+
+def run_attempt(order: Order, asked: Callable[[], Cause | None] = lambda: None) -> Outcome:
+    """Run an attempt to its end, whatever that is, and write its outcome.
+
+    Args:
+        asked: A reason to stop from outside the attempt's files, such as a signal to the process.
+
+    Raises:
+        OSError: The outcome cannot be written; the attempt then counts as lost.
+    """
+    trial = TrialFiles(Path(order.root), order.signature)
+    files = trial.attempt(order.attempt)
+    files.directory.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    deadline = math.inf if order.timeout_s is None else began + order.timeout_s
+
+    def why_stop() -> Cause | None:
+        if files.stop.exists():
+            return _reason(files.stop)
+        return Cause.TIMEOUT if time.monotonic() > deadline else asked()
+
+    metrics: dict[str, float] = {}
+    try:
+        if order.resume_from is not None:
+            carry_over(trial.attempt(order.resume_from), files)
+        write_atomic(files.began, json.dumps({"resumed_from": order.resume_from, "pid": os.getpid(), "at": time.time()}), durable=False)
+        spec = TrialSpec.from_json(trial.spec.read_text())
+        with Run(files, why_stop) as run:
+            returned = trainer(spec.trainer)(spec.config, run)
+        cause, message = run.stopped, "" if run.stopped is None else _STOPPED[run.stopped]
+        metrics = _numbers(spec.trainer, returned) if cause is None else {}
+    except Exception as error:
+        cause, message = classify(error), f"{type(error).__name__}: {error}"
+        _note(files, traceback.format_exc())
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    outcome = Outcome(
+        order.signature,
+        order.attempt,
+        cause,
+        message,
+        round(time.monotonic() - began, 3),
+        finite,
+        tuple(sorted(metrics.keys() - finite.keys())),
+        environment(),
+        order.resume_from,
+    )
+    write_atomic(files.outcome, outcome.to_json())
+    return outcome
+
+
+_STOPPED = {
+    Cause.STOPPED: "The run was stopped; its checkpoint is kept.",
+    Cause.TIMEOUT: "The attempt ran into the study's timeout_min. Its checkpoint is kept; raise timeout_min if trials need longer.",
+}
+
+
+def carry_over(earlier: AttemptFiles, files: AttemptFiles) -> None:
+    """Copy what an earlier attempt left, so that the trainer finds its checkpoint and its metric stream goes on.
+
+    The earlier writer may still be alive, so nothing is linked. The stream comes last: it must reach at least to the
+    checkpoint, or steps would be missing. A torn last line is cut off, or the next line would be lost with it.
+    """
+    for path in sorted(earlier.directory.iterdir()):
+        if path.name in OWN_FILES or path.name.startswith("."):
+            continue
+        if path.is_dir():
+            shutil.copytree(path, files.directory / path.name, dirs_exist_ok=True)
+        else:
+            shutil.copy2(path, files.directory / path.name)
+    stream = earlier.metrics.read_bytes() if earlier.metrics.exists() else b""
+    files.metrics.write_bytes(stream[: stream.rfind(b"\n") + 1])
+
+
+def trainer(name: str) -> Callable[[Mapping[str, object], Run], Mapping[str, float]]:
+    """The callable behind `package.module:callable`.
+
+    Raises:
+        ImportError: There is no such module or callable.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        found: Callable[[Mapping[str, object], Run], Mapping[str, float]] = getattr(importlib.import_module(module), attribute)
+    except AttributeError as error:
+        raise ImportError(f"trainer.callable: {module} has no {attribute!r}. Name a callable that it defines.") from error
+    return found
+
+
+def classify(error: BaseException) -> Cause:
+    """Why an attempt that raised gave no result.
+
+    A trainer needs no import of ours: a class named `ConfigError` or `DataError` says that the settings or the data
+    cannot work, one named `NonFiniteLoss` that the numbers went wrong; both would fail again.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or "out of memory" in str(error).lower():
+        return Cause.OUT_OF_MEMORY
+    if isinstance(error, ArithmeticError) or "NonFiniteLoss" in names:
+        return Cause.NAN
+    if isinstance(error, ImportError) or names & {"ConfigError", "DataError"}:
+        return Cause.INVALID
+    return Cause.CRASH
+
+
+def environment() -> dict[str, str]:
+    """What a result may depend on beside its signature."""
+    found = {
+        "cpu": _cpu_model(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "unset"),
+    }
+    torch = sys.modules.get("torch")  # looked up, never imported: the platform knows no torch
+    if torch is not None:
+        found["torch"] = str(getattr(torch, "__version__", "unknown"))
+        found["threads"] = str(torch.get_num_threads())
+    return found
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _numbers(name: str, returned: object) -> dict[str, float]:
+    try:
+        if not isinstance(returned, Mapping):
+            raise TypeError(f"a {type(returned).__name__}")
+        return {str(key): float(value) for key, value in returned.items()}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: expected final metrics as a mapping of names to numbers but got {error}. Return one.") from error
+
+
+class ConfigError(ValueError):
+    """The trainer breaks its contract: trying again would not help."""
+
+
+def _reason(stop: Path) -> Cause:
+    return Cause.TIMEOUT if Cause.TIMEOUT in stop.read_text() else Cause.STOPPED
+
+
+def _note(files: AttemptFiles, text: str) -> None:
+    try:
+        with files.log.open("a", encoding="utf-8") as log:
+            log.write(text)
+    except OSError:
+        return

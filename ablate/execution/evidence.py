@@ -1,0 +1,104 @@
+"""What the files of an attempt and the kernel tell about it: its checkpoint, its progress, its death."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ablate.ledger import AttemptRecord
+from ablate.trial import AttemptFiles, Cause, TrialFiles
+
+DISK_FULL = "The disk is full."
+
+
+def checkpoint(trial: TrialFiles, attempts: Sequence[AttemptRecord]) -> int | None:
+    """The attempt whose files the next one goes on from; None: from the start.
+
+    Only one that began counts, because only then its own copy was whole. An attempt that went on from a checkpoint and
+    crashed speaks against the checkpoint, so the next starts from nothing.
+    """
+    for attempt in reversed(attempts):
+        try:
+            began = json.loads(trial.attempt(attempt.number).began.read_text())
+        except (OSError, ValueError):
+            continue
+        suspect = attempt.cause is Cause.CRASH and began.get("resumed_from") is not None
+        return None if suspect else attempt.number
+    return None
+
+
+def latest_metrics(files: AttemptFiles, known_bytes: int) -> tuple[int, int, dict[str, float]] | None:
+    """Length of the stream in bytes, step and metrics of its last whole line; None where it did not grow."""
+    try:
+        with files.metrics.open("rb") as stream:
+            length = stream.seek(0, os.SEEK_END)
+            if length == known_bytes:
+                return None
+            stream.seek(max(0, length - 65536))
+            lines = stream.read().split(b"\n")
+    except OSError:
+        return None
+    for line in reversed(lines[:-1]):
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            record = json.loads(line)
+            finite = {name: float(value) for name, value in record["metrics"].items() if value is not None}
+            return length, int(record["step"]), finite
+    return None
+
+
+def of_death(files: AttemptFiles, root: Path, *, oom: bool) -> tuple[Cause, str]:
+    """Why a worker vanished in the middle of an attempt.
+
+    Args:
+        oom: The kernel killed something for memory since the last look.
+    """
+    if disk_full(root):
+        return Cause.STOPPED, DISK_FULL
+    fatal = _fatal_error(files)
+    if fatal is not None:
+        return Cause.CRASH, fatal
+    if oom:
+        return Cause.OUT_OF_MEMORY, "The kernel killed its process for memory. Use fewer workers, or smaller batches or crops."
+    return Cause.LOST, "Its process was killed."
+
+
+def _fatal_error(files: AttemptFiles) -> str | None:
+    try:
+        lines = files.log.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line for line in reversed(lines) if line.startswith("Fatal Python error")), None)
+
+
+def disk_full(root: Path) -> bool:
+    """Whether the file system refuses a few bytes more; asked by writing them."""
+    probe = root / f".space.{os.getpid()}"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(65536))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return False
+
+
+def oom_kills() -> int:
+    """Processes that the kernel killed for memory so far: in this control group where it can be told, else on this host."""
+    with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
+        group = Path("/proc/self/cgroup").read_text().strip().splitlines()[-1].rpartition(":")[2]
+        return _counter(Path(f"/sys/fs/cgroup{group}/memory.events"))
+    with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
+        return _counter(Path("/proc/vmstat"))
+    return 0
+
+
+def _counter(path: Path) -> int:
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("oom_kill "))

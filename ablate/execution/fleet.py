@@ -1,0 +1,193 @@
+"""The workers of a study: started, adopted from a dead controller, given orders, let go."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ablate.errors import AblateError
+from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerFiles, WorkerSettings
+
+START_FAILURES = 3
+"""Workers in a row that never reported before the run gives up."""
+
+HELD = 2
+"""Orders that a worker has at most: the one it runs and the next, so that it never waits for the controller."""
+
+
+@dataclass
+class Member:
+    """A worker as the controller knows it."""
+
+    files: WorkerFiles
+    born: bool = False
+    since: float = field(default_factory=time.monotonic)
+    held: dict[tuple[str, int], Order] = field(default_factory=dict)
+
+    @property
+    def leaving(self) -> bool:
+        """It takes nothing new."""
+        return self.files.leave.exists()
+
+
+class Fleet:
+    """The workers of one study.
+
+    Args:
+        directory: `runs/<study>/workers`.
+        settings: What each worker must know before anything else.
+    """
+
+    def __init__(
+        self, directory: Path, executor: Executor, timing: Timing, settings: WorkerSettings, on_event: Callable[[QueueEvent], None]
+    ) -> None:
+        self.directory, self.executor, self.timing, self.settings, self.on_event = directory, executor, timing, settings, on_event
+        self.members: list[Member] = []
+        self._failures = 0
+
+    def adopt(self) -> list[Order]:
+        """Take over the live workers of an earlier controller and clear away the dead.
+
+        Returns:
+            The orders that the live ones hold.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for directory in sorted(entry for entry in self.directory.iterdir() if entry.is_dir()):
+            files = WorkerFiles(directory)
+            if not files.identity.exists():
+                self._turn_away(files)
+            elif self.executor.alive(files):
+                orders = [order for order in map(Order.read, [files.current, *files.orders()]) if order is not None]
+                self.members.append(Member(files, born=True, held={order.key: order for order in orders}))
+                self.on_event(QueueEvent("worker", worker=files.id, text="adopted"))
+            else:
+                shutil.rmtree(directory, ignore_errors=True)
+        return [order for member in self.members for order in member.held.values()]
+
+    def _turn_away(self, files: WorkerFiles) -> None:
+        # Its launcher may still be at work: it is told to leave as soon as it comes, and forgotten once it cannot come.
+        if files.leave.exists() and time.time() - files.leave.stat().st_mtime > 10 * self.timing.birth_s:
+            shutil.rmtree(files.directory, ignore_errors=True)
+        else:
+            files.leave.touch()
+
+    def grow(self, wanted: int) -> None:
+        """Start workers until there are so many."""
+        fresh = []
+        for _ in range(wanted - len(self.members)):
+            files = WorkerFiles(self.directory / f"w{secrets.token_hex(4)}")
+            files.create(self.settings)
+            fresh.append(files)
+        if fresh:
+            self.members += [Member(files) for files in fresh]
+            self.executor.submit(fresh)
+
+    def look(self) -> list[Member]:
+        """See who was born and who died.
+
+        Returns:
+            The dead, no longer members; what they held is for the caller to settle.
+
+        Raises:
+            AblateError: No worker can be started.
+        """
+        dead = []
+        for member in self.members:
+            if member.born:
+                if not self.executor.alive(member.files):
+                    dead.append(member)
+            elif member.files.identity.exists():
+                member.born, self._failures = True, 0
+                self.on_event(QueueEvent("worker", worker=member.files.id, text="ready"))
+            else:
+                failure = self._unborn(member)
+                if failure is not None:
+                    dead.append(member)
+                    self._give_up_after(failure)
+        self.members = [member for member in self.members if member not in dead]
+        return dead
+
+    def _unborn(self, member: Member) -> str | None:
+        failure = self.executor.failure(member.files)
+        if failure is None and time.monotonic() - member.since > self.timing.birth_s:
+            failure = f"it did not report within {self.timing.birth_s:g} s. Log: {member.files.log}"
+        if failure is not None:
+            member.files.leave.touch()
+        return failure
+
+    def _give_up_after(self, failure: str) -> None:
+        self._failures += 1
+        if self._failures >= START_FAILURES:
+            raise AblateError(
+                f"{self.directory}: expected a worker to start but {self._failures} in a row did not: {failure} "
+                "Run `ablate doctor`, or use `executor=inline`. Nothing is lost: the same command goes on."
+            )
+
+    def next_free(self) -> Member | None:
+        """The worker that should get the next order: one without work, else one whose next order does not wait yet."""
+        open_ = [member for member in self.members if member.born and len(member.held) < HELD and not member.leaving]
+        return min(open_, key=lambda member: len(member.held), default=None)
+
+    def give(self, member: Member, order: Order) -> None:
+        """Put an order into a worker's inbox."""
+        beside = member.files.directory / f".{order.file_name}"
+        beside.write_text(order.to_json())
+        os.replace(beside, member.files.inbox / order.file_name)
+
+    def rebalance(self) -> None:
+        """Move orders that wait behind a running trial to workers without work; the order's rename decides who has it."""
+        idle = [member for member in self.members if member.born and not member.held and not member.leaving]
+        for member in self.members:
+            if not idle:
+                return
+            for path in member.files.orders() if len(member.held) > 1 else []:
+                order = Order.read(path)
+                if order is None or not idle:
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(path, idle[-1].files.inbox / path.name)
+                    member.held.pop(order.key, None)
+                    idle.pop().held[order.key] = order
+
+    def take_back(self, members: Iterable[Member]) -> list[Order]:
+        """Empty inboxes; what was there is now no worker's."""
+        taken = []
+        for member in members:
+            for path in member.files.orders():
+                order, mine = Order.read(path), member.files.directory / ".taken-back"
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(path, mine)
+                    mine.unlink()
+                    if order is not None:
+                        member.held.pop(order.key, None)
+                        taken.append(order)
+        return taken
+
+    def release(self, key: tuple[str, int]) -> None:
+        """An attempt ended; its worker holds it no more."""
+        for member in self.members:
+            member.held.pop(key, None)
+
+    def holding(self, key: tuple[str, int]) -> Member | None:
+        """The worker that holds an attempt."""
+        return next((member for member in self.members if key in member.held), None)
+
+    def let_go(self, patience_s: float = 2.0) -> None:
+        """Tell all workers to leave and see the idle ones off; one that still runs a trial leaves after it."""
+        for member in self.members:
+            with contextlib.suppress(OSError):  # a full disk: the lease ends them
+                member.files.leave.touch()
+        until = time.monotonic() + patience_s
+        waiting = [member for member in self.members if member.born and not member.held]
+        while time.monotonic() < until:
+            self.executor.poll()
+            waiting = [member for member in waiting if self.executor.alive(member.files)]
+            if not waiting:
+                break
+            time.sleep(self.timing.idle_s)

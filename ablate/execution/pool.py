@@ -1,0 +1,411 @@
+"""The queue that the runner uses: it completes trials, whatever dies meanwhile.
+
+Life of a trial: queued -> running (an attempt's directory is claimed, the attempt recorded, then the order given to a
+worker) -> done | queued again | failed. The ledger is behind the files by at most one turn, and each step may be repeated:
+a controller that starts finds out from the files what its predecessor did not record.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from ablate.errors import Interrupted, LedgerError
+from ablate.execution import evidence
+from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerSettings
+from ablate.execution.fleet import Fleet, Member
+from ablate.execution.inline import Inline
+from ablate.execution.lease import Renewal
+from ablate.execution.local import Local
+from ablate.execution.lock import ControllerLock, consume, holder, request, requested
+from ablate.execution.worker import claim
+from ablate.ledger import Ledger, TrialRecord
+from ablate.study import Study
+from ablate.trial import AttemptFiles, Cause, TrialFiles, TrialSpec, TrialState, accept, read_outcome, result_of, write_atomic
+
+__all__ = ["Queue", "QueueEvent", "Timing", "holder", "request"]
+
+SESSION_S = 5.0
+"""How often the controller's time is put on record."""
+
+
+@dataclass
+class Running:
+    """An attempt that a worker holds."""
+
+    order: Order
+    files: AttemptFiles
+    began: float | None = None
+    """When the controller first saw that it runs, by its monotonic clock."""
+    stream_bytes: int = 0
+    killed: Cause | None = None
+    """Why the controller killed its worker."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An attempt that is over."""
+
+    order: Order
+    cause: Cause | None
+    message: str
+    seconds: float
+
+
+@dataclass
+class _Work:
+    """What is still to be done."""
+
+    specs: dict[str, TrialSpec] = field(default_factory=dict)
+    """The trials of the present call that are in no final state."""
+    waiting: deque[str] = field(default_factory=deque)
+    running: dict[tuple[str, int], Running] = field(default_factory=dict)
+
+
+class Queue:
+    """Completes trials on this study's workers; as a context it is the one controller of the study.
+
+    Args:
+        ledger: Written by this controller only.
+        root: The `runs` folder.
+        on_event: Called from this thread with all that happens.
+
+    Raises:
+        StudyBusy: On entering: another controller runs the study.
+    """
+
+    def __init__(
+        self, ledger: Ledger, root: Path, study: Study, *, on_event: Callable[[QueueEvent], None], timing: Timing | None = None
+    ) -> None:
+        self.ledger, self.root, self.study = ledger, root.resolve(), study
+        self.timing = timing or Timing()
+        self._on_event, self._events = on_event, list[QueueEvent]()
+        self._work = _Work()
+        self._asked_to_stop = 0
+        self._completing = False
+        directory = self.root / study.study
+        self._lock = ControllerLock(directory)
+        self._renewal = Renewal(directory / "lease", self.timing.renew_s)
+        self._executor = self._make_executor()
+        self._workers = 1 if study.executor == "inline" else study.workers
+        settings = WorkerSettings(
+            str(directory / "lease"),
+            self.timing.lease_s,
+            self.timing.idle_s,
+            [os.getcwd(), *(entry for entry in sys.path if entry)],
+            # Submitit sets it, to nothing where no GPU was asked of it.
+            {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")},
+        )
+        self._fleet = Fleet(directory / "workers", self._executor, self.timing, settings, self._emit)
+        self._handlers: dict[signal.Signals, signal._HANDLER] = {}
+        self._session, self._entered, self._touched, self._read = 0, 0.0, 0.0, 0.0
+        self._oom_kills = evidence.oom_kills()
+
+    def _make_executor(self) -> Executor:
+        silence_s = 4 * self.timing.lease_s
+        if self.study.executor == "inline":
+            return Inline(self.study.threads_per_worker, silence_s, self._why_stop, self._starting_inline)
+        return Local(self.study.threads_per_worker, silence_s)
+
+    def __enter__(self) -> Queue:
+        self._lock.acquire()
+        try:
+            consume(self.root, self.study.study, "stop")
+            self._entered = time.monotonic()
+            self._session = self.ledger.begin_session()
+            self._renewal.start()
+            self._adopt()
+        except BaseException:
+            self._renewal.stop()
+            self._lock.release()
+            raise
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        try:
+            self._fleet.let_go()
+            self.ledger.touch_session(self._session, time.monotonic() - self._entered)
+        except LedgerError:
+            if error is None:
+                raise
+        finally:
+            self._flush_events()
+            self._renewal.stop()
+            self._lock.release()
+
+    def complete(self, specs: Sequence[TrialSpec]) -> None:
+        """Return when each trial is done or failed for good; accepted results, also another study's, are used as they are.
+
+        Raises:
+            Interrupted: On Ctrl-C, SIGTERM or a stop request; running trials saved their checkpoints, the same call goes on.
+            LedgerError: The disk is full, or the ledger cannot be written.
+            AblateError: No worker can be started.
+        """
+        self._completing = True
+        try:
+            self._open(specs)
+            while self._work.specs:
+                if self._should_stop():
+                    self._stop()
+                happened = self._turn(assign=True)
+                time.sleep(self.timing.turn_s / 10 if happened else self.timing.turn_s)
+        finally:
+            self._completing = False
+            self._flush_events()
+
+    def _open(self, specs: Sequence[TrialSpec]) -> None:
+        """Sort the trials into finished and open ones."""
+        wanted = {spec.signature: spec for spec in specs}
+        active = {signature for signature, _ in self._work.running}
+        with self.ledger.transaction():
+            self.ledger.know(list(wanted.values()))
+            records = {record.signature: record for record in self.ledger.trials()}
+            self._work.specs = {s: spec for s, spec in wanted.items() if not self._finished(records[s])}
+            self._work.waiting = deque(s for s in self._work.specs if s not in active)
+        self._flush_events()
+
+    def _finished(self, record: TrialRecord) -> bool:
+        result = result_of(self.root, record.signature)
+        if record.state is TrialState.FAILED:
+            self._emit(QueueEvent("failed", record.signature, attempt=record.attempt, text=record.message))
+            return True
+        if result is not None:
+            if record.state is TrialState.QUEUED:
+                self.ledger.reuse(record.signature, result.attempt, result.seconds)
+            if record.state is not TrialState.RUNNING:  # a running one is recorded when its attempt ends
+                self._emit(QueueEvent("reused", record.signature, attempt=result.attempt))
+                return True
+        if record.state is TrialState.DONE:
+            self.ledger.requeue(record.signature)
+        return False
+
+    # one turn
+
+    def _turn(self, *, assign: bool) -> bool:
+        """Record what ended, give out what waits, look after what runs; whether anything happened."""
+        if assign:
+            self._fleet.grow(min(self._workers, len(self._work.waiting) + len(self._work.running)))
+        self._executor.poll()
+        ended = self._ended()
+        given: list[tuple[Member, Order]] = []
+        if ended or (assign and self._work.waiting and self._fleet.next_free()):
+            with self.ledger.transaction():
+                for one in ended:
+                    self._settle(one)
+                given = self._assign() if assign else []
+        for member, order in given:
+            self._fleet.give(member, order)
+        if assign and not self._work.waiting:
+            self._fleet.rebalance()
+        self._watch()
+        self._flush_events()
+        if any(one.cause is Cause.STOPPED and one.message.startswith(evidence.DISK_FULL) for one in ended):
+            raise LedgerError(f"{self.root}: {evidence.DISK_FULL} Nothing is lost: free some space and run the same command again.")
+        return bool(ended or given)
+
+    def _ended(self) -> list[Ended]:
+        found = [one for running in self._work.running.values() if (one := self._outcome(running)) is not None]
+        settled = {one.order.key for one in found}
+        for member in self._fleet.look():
+            held = dict(member.held)
+            for order in self._fleet.take_back([member]):
+                held.pop(order.key, None)
+                found.append(Ended(order, Cause.STOPPED, "Its worker ended before the attempt began.", 0.0))
+            for key in held:
+                if key not in settled and key in self._work.running:
+                    running = self._work.running[key]
+                    found.append(self._outcome(running) or self._death(running))
+            self._emit(QueueEvent("worker", worker=member.files.id, text="ended"))
+        return found
+
+    def _outcome(self, running: Running) -> Ended | None:
+        outcome = read_outcome(running.files)
+        if outcome is None:
+            return None
+        if outcome.cause in (Cause.CRASH, Cause.LOST) and evidence.disk_full(self.root):
+            return Ended(running.order, Cause.STOPPED, evidence.DISK_FULL, outcome.seconds)
+        return Ended(running.order, outcome.cause, outcome.message, outcome.seconds)
+
+    def _death(self, running: Running) -> Ended:
+        """What can be said of an attempt whose worker is gone without an outcome."""
+        seconds = 0.0 if running.began is None else round(time.monotonic() - running.began, 3)
+        if not running.files.began.exists():
+            return Ended(running.order, Cause.STOPPED, "Its worker ended before the attempt began.", 0.0)
+        if running.killed is not None:
+            text = "It did not report within the study's timeout_min and was killed. Raise timeout_min if trials need longer."
+            return Ended(running.order, running.killed, text, seconds)
+        kills, self._oom_kills = self._oom_kills, evidence.oom_kills()
+        cause, message = evidence.of_death(running.files, self.root, oom=self._oom_kills > kills)
+        return Ended(running.order, cause, message, seconds)
+
+    def _settle(self, ended: Ended) -> None:
+        signature, number = ended.order.key
+        self._work.running.pop(ended.order.key, None)
+        self._fleet.release(ended.order.key)
+        before = self.ledger.trial(signature)
+        if before.state is not TrialState.RUNNING or before.attempt != number:
+            return  # an attempt that the ledger gave up: whatever it says, it does not count
+        if ended.cause is None:
+            accept(self.root, signature, number)
+        message = ended.message if ended.cause in (None, Cause.STOPPED) else self._failure(ended)
+        record = self.ledger.finish_attempt(
+            signature, number, cause=ended.cause, message=message, seconds=ended.seconds, attempts=self.study.attempts
+        )
+        if record.state is TrialState.QUEUED:
+            self._emit(QueueEvent("stopped" if ended.cause is Cause.STOPPED else "retry", signature, attempt=number, text=message))
+            if signature in self._work.specs:
+                self._work.waiting.append(signature)
+            return
+        self._work.specs.pop(signature, None)
+        if record.state is TrialState.DONE:
+            self._emit(QueueEvent("done", signature, attempt=number, text=f"{ended.seconds:.1f} s"))
+        else:
+            self.ledger.event("failed", message)
+            self._emit(QueueEvent("failed", signature, attempt=number, text=message))
+
+    def _failure(self, ended: Ended) -> str:
+        """Arm, replicate, attempt, cause, log file, and the command that runs the trial alone."""
+        signature, number = ended.order.key
+        trial = TrialFiles(self.root, signature)
+        uses = self.ledger.uses(signature=signature)
+        where = f"{uses[0].phase}/{uses[0].arm} r{uses[0].replicate}" if uses else f"trial {signature}"
+        return (
+            f"{where}, attempt {number}: {ended.cause}: {ended.message.rstrip('.')}. Log: {trial.attempt(number).log}. "
+            f"To run it alone: python -m ablate.execution.worker {trial.directory}"
+        )
+
+    def _assign(self) -> list[tuple[Member, Order]]:
+        given = []
+        while self._work.waiting and (member := self._fleet.next_free()) is not None:
+            signature = self._work.waiting.popleft()
+            record = self.ledger.trial(signature)
+            if self._finished(record):  # another study completed it meanwhile
+                self._work.specs.pop(signature, None)
+                continue
+            trial = TrialFiles(self.root, signature)
+            number = claim(trial, above=record.attempt or 0)
+            if not trial.spec.exists():
+                write_atomic(trial.spec, self._work.specs[signature].to_json())
+            timeout_s = None if self.study.timeout_min is None else 60 * self.study.timeout_min
+            order = Order(str(self.root), signature, number, evidence.checkpoint(trial, self.ledger.attempts(signature)), timeout_s)
+            self.ledger.start_attempt(signature, member.files.id, number)
+            self._work.running[order.key] = Running(order, trial.attempt(number))
+            member.held[order.key] = order
+            given.append((member, order))
+        return given
+
+    def _watch(self) -> None:
+        """See which attempts began, how far they are, and which are over their time without reporting."""
+        now = time.monotonic()
+        read = now - self._read >= self.timing.renew_s
+        for running in self._work.running.values():
+            signature, number = running.order.key
+            if running.began is None and running.files.began.exists():
+                running.began = now
+                member = self._fleet.holding(running.order.key)
+                self._emit(QueueEvent("started", signature, member.files.id if member else None, number))
+            if running.began is not None and read:
+                self._emit_progress(running)
+            limit_s = running.order.timeout_s
+            if running.began is not None and limit_s is not None and now - running.began > limit_s + self.timing.stop_s:
+                running.killed = Cause.TIMEOUT
+                member = self._fleet.holding(running.order.key)
+                if member is not None:
+                    self._executor.cancel(member.files)
+        if read:
+            self._read = now
+        if now - self._touched > SESSION_S:
+            self._touched = now
+            self.ledger.touch_session(self._session, now - self._entered)
+
+    def _starting_inline(self, order: Order) -> None:
+        running = self._work.running.get(order.key)
+        if running is not None:
+            running.began = time.monotonic()
+            self._emit(QueueEvent("started", order.signature, "inline", order.attempt))
+            self._flush_events()
+
+    def _emit_progress(self, running: Running) -> None:
+        latest = evidence.latest_metrics(running.files, running.stream_bytes)
+        if latest is not None:
+            running.stream_bytes, step, metrics = latest
+            signature, number = running.order.key
+            self._emit(QueueEvent("progress", signature, attempt=number, step=step, metrics=metrics))
+
+    # beginning and end
+
+    def _adopt(self) -> None:
+        """Take over from an earlier controller: what runs goes on, what ended is recorded, what vanished is queued again."""
+        held = {order.key: order for order in self._fleet.adopt()}
+        for key, order in held.items():
+            self._work.running[key] = Running(order, TrialFiles(self.root, key[0]).attempt(key[1]))
+            self._emit(QueueEvent("adopted", key[0], attempt=key[1]))
+        with self.ledger.transaction():
+            for record in self.ledger.trials({TrialState.RUNNING}):
+                key = (record.signature, record.attempt or 0)
+                if key not in held:
+                    order = Order(str(self.root), *key, None, None)
+                    running = Running(order, TrialFiles(self.root, key[0]).attempt(key[1]))
+                    # Ended together with its controller, so nothing speaks against the trial.
+                    self._settle(self._outcome(running) or Ended(order, Cause.STOPPED, "It ended with an earlier controller.", 0.0))
+        self._flush_events()
+
+    def _stop(self) -> None:
+        """Ask what runs to save a checkpoint, wait a moment, and leave.
+
+        Raises:
+            Interrupted: Always.
+        """
+        asked = self._asked_to_stop
+        consume(self.root, self.study.study, "stop")
+        text = "Running trials save a checkpoint first (Ctrl-C again: without waiting)."
+        self._emit(QueueEvent("stopping", text=text))
+        back = self._fleet.take_back(self._fleet.members)
+        with self.ledger.transaction():
+            for order in back:
+                self._settle(Ended(order, Cause.STOPPED, "The run was stopped before the attempt began.", 0.0))
+        for running in self._work.running.values():
+            write_atomic(running.files.stop, json.dumps({"cause": Cause.STOPPED}), durable=False)
+        self._flush_events()
+        until = time.monotonic() + self.timing.stop_s
+        while self._work.running and time.monotonic() < until and self._asked_to_stop <= max(asked, 1):
+            time.sleep(self.timing.turn_s / 5)
+            self._turn(assign=False)
+        total = len(self._work.specs)
+        still = f"; {len(self._work.running)} still at work end by themselves" if self._work.running else ""
+        raise Interrupted(f"{self.study.study}: stopped with {total} trials of this step to do{still}. Nothing is lost.")
+
+    def _should_stop(self) -> bool:
+        return self._asked_to_stop > 0 or requested(self.root, self.study.study, "stop")
+
+    def _why_stop(self) -> Cause | None:
+        return Cause.STOPPED if self._should_stop() else None
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked_to_stop += 1
+        if not self._completing:
+            raise Interrupted(f"{self.study.study}: stopped between two trials. Nothing is lost.")
+        if self._asked_to_stop > 2:
+            raise KeyboardInterrupt
+
+    def _emit(self, event: QueueEvent) -> None:
+        """Keep for after the commit: what people see is recorded already."""
+        self._events.append(event)
+
+    def _flush_events(self) -> None:
+        events, self._events = self._events, []
+        for event in events:
+            self._on_event(event)

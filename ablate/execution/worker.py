@@ -1,0 +1,157 @@
+"""The loop of a worker: take an order, run it, write its outcome, look for the next.
+
+`python -m ablate.execution.worker runs/trials/SIGNATURE` runs one trial alone, here, for debugging.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ablate.execution.attempt import run_attempt
+from ablate.execution.base import Identity, Order, WorkerFiles, WorkerSettings
+from ablate.execution.lease import Lease
+from ablate.trial import AttemptFiles, Cause, TrialFiles, read_outcome
+
+
+class Worker:
+    """Runs the orders in its inbox, one after the other.
+
+    Args:
+        asked: Why the running trial should stop, beside its own stop file; none: when the machine asks this process to end.
+    """
+
+    def __init__(self, files: WorkerFiles, settings: WorkerSettings, asked: Callable[[], Cause | None] | None = None) -> None:
+        self.files, self.settings = files, settings
+        self.lease = Lease(Path(settings.lease), settings.lease_s)
+        self.told_to_end = False
+        self.asked = asked or (lambda: Cause.STOPPED if self.told_to_end else None)
+
+    def take(self) -> Order | None:
+        """The next order, now this worker's alone."""
+        for path in self.files.orders():
+            with contextlib.suppress(FileNotFoundError):  # taken back by the controller
+                os.rename(path, self.files.current)
+                return Order.read(self.files.current)
+        return None
+
+    def finish(self, order: Order) -> None:
+        """Run an order to its outcome; one that has its outcome already is only put away."""
+        files = TrialFiles(Path(order.root), order.signature).attempt(order.attempt)
+        if read_outcome(files) is None:
+            run_attempt(order, self.asked)
+        self.files.current.unlink(missing_ok=True)
+
+    def work(self) -> None:
+        """Work until told to leave, or until the controller is gone."""
+        with self._beating():
+            while not (self.told_to_end or self.lease.over or self.files.leave.exists()):
+                order = self.take()
+                if order is None:
+                    time.sleep(self.settings.idle_s)
+                    continue
+                with output_to(TrialFiles(Path(order.root), order.signature).attempt(order.attempt)):
+                    self.finish(order)
+
+    def end(self, *_: object) -> None:
+        """The machine asks the process to end: the trial saves a checkpoint and another worker goes on."""
+        self.told_to_end = True
+
+    @contextlib.contextmanager
+    def _beating(self) -> Iterator[None]:
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.is_set():
+                with contextlib.suppress(OSError):
+                    self.files.heartbeat.touch()
+                self.lease.look()
+                stop.wait(min(1.0, self.settings.lease_s / 5))
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+@contextlib.contextmanager
+def output_to(files: AttemptFiles) -> Iterator[None]:
+    """All that this process and its children print goes to the attempt's log; a fatal signal leaves its traceback there."""
+    files.directory.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = os.dup(1), os.dup(2)
+    with files.log.open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        faulthandler.enable(log)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            faulthandler.disable()
+            for number, saved in zip((1, 2), before, strict=True):
+                os.dup2(saved, number)
+                os.close(saved)
+
+
+def worker_main(directory: str) -> None:
+    """What a started process does: report who it is, then work. Submitit calls it, so it is found by name."""
+    files = WorkerFiles(Path(directory))
+    settings = WorkerSettings.read(files)
+    worker = Worker(files, settings)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the controller's to answer
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, worker.end)
+    signal.signal(signal.SIGUSR2, worker.end)
+    for name, value in settings.environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    sys.path += [entry for entry in settings.path if entry not in sys.path]
+    Identity.own().write(files.identity)
+    worker.work()
+
+
+def run_alone(trial: TrialFiles) -> int:
+    """Run one trial in this process, from the start, in a new attempt that no ledger takes; 0 where it has a result."""
+    number = claim(trial)
+    sys.path.insert(0, os.getcwd())
+    outcome = run_attempt(Order(str(trial.root), trial.signature, number, None, None))
+    files = trial.attempt(number)
+    if outcome.cause is None:
+        print(f"{trial.signature}: done in {outcome.seconds:g} s. Files: {files.directory}")
+        return 0
+    print(f"{trial.signature}: {outcome.cause}: {outcome.message}\nTraceback: {files.log}", file=sys.stderr)
+    return 1
+
+
+def claim(trial: TrialFiles, above: int = 0) -> int:
+    """The number of a new attempt, whose directory is now the caller's; studies that share the trial never get the same."""
+    attempts = trial.attempt(0).directory.parent
+    attempts.mkdir(parents=True, exist_ok=True)
+    number = max([above, *(int(entry.name) for entry in attempts.iterdir() if entry.name.isdigit())])
+    while True:
+        number += 1
+        with contextlib.suppress(FileExistsError):
+            trial.attempt(number).directory.mkdir()
+            return number
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "trial.json").exists():
+        sys.exit(f"expected the folder of one trial (runs/trials/SIGNATURE) but got {sys.argv[1:]}.")
+    folder = Path(sys.argv[1]).resolve()
+    sys.exit(run_alone(TrialFiles(folder.parent.parent, folder.name)))

@@ -1,0 +1,110 @@
+"""Study file -> Study, with every problem reported at once, each with its path and its mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ablate.errors import StudyError, TrainerError
+from ablate.loading import checks, overrides, reading, wording
+from ablate.loading.problem import Problem, pruned
+from ablate.offers import Offers, callable_problem
+from ablate.study import Study, Trainer
+
+__all__ = ["load", "study_name"]
+
+
+def load(path: Path, changes: Sequence[str] = ()) -> Study:
+    """Read, override and check a study file; nothing is run.
+
+    The study's baseline comes back complete: beside what the file says it holds the trainer's own value of every setting that
+    some phase touches, so that arms compare exactly. Numbers have the type that the trainer's schema gives them.
+
+    Args:
+        changes: `key=value` from the command line: a place in the study file, or a setting of the trainer.
+
+    Raises:
+        StudyError: Every problem of the file and of the overrides.
+    """
+    document, problems = reading.read_file(path)
+    document, offers, found = _overridden(checks.with_dotted_levels(document), changes)
+    document = checks.with_dotted_levels(document)
+    problems += found + checks.names(document) + checks.shapes(document)
+    if offers is not None:
+        problems += checks.settings(document, offers)
+        document = checks.coerced(document, offers)
+    study, found = _validated(document)
+    problems += found
+    if problems:
+        # What has no problem of its own is checked further, so that one mistake hides no other.
+        study, _ = _validated(pruned(document, problems))
+    if study is not None and offers is not None:
+        study = checks.completed(study, offers)
+        problems += checks.arms(study, offers)
+    if problems or study is None:
+        raise StudyError(str(path), list(dict.fromkeys(str(problem) for problem in problems)))
+    return study
+
+
+def _validated(document: object) -> tuple[Study | None, list[Problem]]:
+    try:
+        return Study.model_validate(document), []
+    except ValidationError as error:
+        return None, wording.problems_of(error, document)
+
+
+def study_name(path: Path) -> str:
+    """The name that a study file gives its study; the rest of the file is not checked.
+
+    Raises:
+        StudyError: The file cannot be read or gives none.
+    """
+    document, _ = reading.read_file(path)
+    name = document.get("study")
+    if not isinstance(name, str):
+        raise StudyError(str(path), [f"study: expected a name but got {wording.plain(name)}. Begin the file with `study: NAME`."])
+    return name
+
+
+def _overridden(document: dict[str, object], changes: Sequence[str]) -> tuple[dict[str, object], Offers | None, list[Problem]]:
+    """The document with the overrides in it and the trainer that it names after them."""
+    of_trainer = [change for change in changes if change.startswith("trainer.")]
+    first, _ = overrides.apply(document, of_trainer, None)
+    offers, problems = _offers(first)
+    settings = None if offers is None else offers.setting_types()
+    changed, mistakes = overrides.apply(document, changes, settings)
+    if offers is not None and changed.get("trainer") != first.get("trainer"):
+        offers, problems = _offers(changed)
+    return changed, offers, problems + mistakes
+
+
+def _offers(document: dict[str, object]) -> tuple[Offers | None, list[Problem]]:
+    """The trainer that a document names, with what is wrong about it; none where it cannot be asked anything."""
+    try:
+        trainer = Trainer.model_validate(document.get("trainer"))
+    except ValidationError:
+        # The study's own validation reports what is wrong; ask the trainer without the settings that may be at fault.
+        kept = document.get("trainer")
+        keys = ("callable", "schema", "preset")
+        try:
+            trainer = Trainer.model_validate({k: v for k, v in kept.items() if k in keys} if isinstance(kept, dict) else kept)
+        except ValidationError:
+            return None, []
+    problems = []
+    try:
+        offers = Offers(trainer)
+    except TrainerError as error:
+        return None, [Problem((), str(error))]
+    mistake = callable_problem(trainer.callable)
+    if mistake is not None:
+        problems.append(Problem(("trainer", "callable"), mistake))
+    try:
+        offers.base()
+    except TrainerError as error:
+        problems.append(Problem((), str(error)))
+        if trainer.preset is None:
+            return None, problems
+        return _offers({"trainer": trainer.model_dump(by_alias=True) | {"preset": None}})[0], problems
+    return offers, problems

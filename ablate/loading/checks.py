@@ -1,0 +1,327 @@
+"""What a study file means for its trainer: settings, levels, names, and arms that can be trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ablate import design
+from ablate.loading.problem import Keys, Problem
+from ablate.loading.wording import plain
+from ablate.offers import Offers, SettingType
+from ablate.study import BASELINE, Arm, Levels, Phase, Range, Study, Tune, nearest
+from ablate.trial import flatten
+
+YARDSTICK = "measure."
+"""Settings of this section measure all arms alike: `trainer.set` may change them for the whole study, an arm may not."""
+
+RESERVED_PHASES = ("references",)
+"""The ledger keeps the references' trials under this name."""
+
+MOST_CARRIES = 128
+"""With more assignments that could be carried into a phase, what depends on them is left to the start of the phase."""
+
+Document = dict[str, object]
+
+Role = Literal["set", "level", "factor", "when"]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a document assigns a setting."""
+
+    keys: Keys
+    path: str
+    value: object
+    role: Role
+    """Every arm's value, one arm's value, a list or range of values, the values under which a range is live."""
+
+
+def with_dotted_levels(document: Document) -> Document:
+    """The document with nested levels (`crops: {foreground_threshold: 0}`) written as dotted paths."""
+    changed = copy.deepcopy(document)
+    for keys in _level_mappings(document):
+        levels = _found(changed, keys)
+        if isinstance(levels, dict):
+            _put(changed, keys, dict(flatten(levels)))
+    return changed
+
+
+def names(document: Document) -> list[Problem]:
+    """Names that clash and gates that lead nowhere."""
+    problems = []
+    phases = [phase if isinstance(phase, dict) else {} for phase in _list(document.get("phases"))]
+    titles = [phase.get("name") for phase in phases]
+    for index, (phase, title) in enumerate(zip(phases, titles, strict=True)):
+        if title in titles[:index]:
+            problems.append(
+                Problem(("phases", index, "name"), f"phases[{titles.index(title)}] is named {title!r} too. Give each phase its own name.")
+            )
+        if title in RESERVED_PHASES:
+            problems.append(Problem(("phases", index, "name"), f"{title!r} is the ledger's own. Choose another name."))
+        if BASELINE in _mapping(phase.get("components")):
+            problems.append(Problem(("phases", index, "components", BASELINE), "the reference arm has this name. Choose another."))
+        fallback = _mapping(phase.get("gate")).get("otherwise")
+        if isinstance(fallback, str) and fallback not in titles[index + 1 :]:
+            later = [str(t) for t in titles[index + 1 :]]
+            choice = f"one of the later phases {', '.join(later)}" if later else "nothing, as this is the last phase,"
+            problems.append(
+                Problem(("phases", index, "gate", "otherwise"), f"expected {choice} but got {fallback!r}.{nearest(fallback, later)}")
+            )
+    if BASELINE in _mapping(document.get("references")):
+        problems.append(Problem(("references", BASELINE), "the reference arm has this name. Choose another."))
+    return problems
+
+
+def shapes(document: Document) -> list[Problem]:
+    """Designs whose factors do not fit them; reads the raw phases so that one mistake hides no other."""
+    problems = []
+    for index, phase in enumerate(_list(document.get("phases"))):
+        if not isinstance(phase, dict):
+            continue
+        keys: Keys = ("phases", index)
+        factors, components, fixed = (_mapping(phase.get(key)) for key in ("factors", "components", "set"))
+        tuned = isinstance(phase.get("design"), dict)
+        if not factors and not components:
+            problems.append(Problem(keys, "expected factors or components to vary but got neither. Name what this phase compares."))
+        if tuned and components:
+            problems.append(
+                Problem((*keys, "components"), "have no place in a tuning phase. List them as levels of a factor, or use a fixed design.")
+            )
+        for path, levels in factors.items():
+            place = (*keys, "factors", path)
+            if path in fixed:
+                problems.append(Problem((*keys, "set", path), "is varied in this phase too. Keep it in set or in factors."))
+            if isinstance(levels, dict) and not tuned and isinstance(phase.get("design"), str):
+                problems.append(
+                    Problem(
+                        place,
+                        f"a range needs a tuning design but the design is {phase['design']}. List its levels, or tune it.",
+                    )
+                )
+            if isinstance(levels, list):
+                problems += _list_problems(
+                    place, levels, alone_is_enough=phase.get("design") in ("add_one_in", "leave_one_out", "path", "one_at_a_time")
+                )
+            if isinstance(levels, dict):
+                both = [other for other in _mapping(levels.get("when")) if other in factors]
+                problems += [
+                    Problem(
+                        (*place, "when", other),
+                        "is varied in this phase; `when` reads what is carried into it. Put the two into two phases.",
+                    )
+                    for other in both
+                ]
+    return problems
+
+
+def _list_problems(place: Keys, levels: list[object], *, alone_is_enough: bool) -> Iterator[Problem]:
+    if not levels or (len(levels) == 1 and not alone_is_enough):
+        yield Problem(
+            place, f"expected at least {1 if alone_is_enough else 2} levels but got {len(levels)}. One value for all arms belongs into set."
+        )
+    scalars = [level for level in levels if not isinstance(level, (dict, list))]
+    for index, level in enumerate(levels):
+        if level in scalars and any(design.same(level, other) for other in levels[:index] if not isinstance(other, (dict, list))):  # type: ignore[arg-type]
+            yield Problem((*place, index), f"{plain(level)} stands twice. Keep one of them.")
+
+
+def settings(document: Document, offers: Offers) -> list[Problem]:
+    """Settings that the trainer does not have, and values that they do not take."""
+    types = offers.setting_types()
+    problems = []
+    for place in _places(document):
+        if place.path == offers.trainer.seed_key:
+            problems.append(Problem(place.keys, "is the replicate's own setting. Say how many with replicates.start."))
+        elif types is None:
+            continue
+        elif place.path not in types:
+            problems.append(Problem(place.keys, _no_such(place.path, types, offers.schema_module)))
+        elif place.role != "set" and place.path.startswith(YARDSTICK):
+            problems.append(
+                Problem(place.keys, "is part of the yardstick, which is the same for every arm. Set it for the whole study in trainer.set.")
+            )
+        elif place.path == "preset":
+            problems.append(Problem(place.keys, "expected settings, not a preset. Name the preset in trainer.preset."))
+        else:
+            problems += _value_problems(place, types[place.path])
+    return problems
+
+
+def _no_such(path: str, types: Mapping[str, SettingType], module: str) -> str:
+    inside = [known for known in types if known.startswith(f"{path}.")]
+    if inside:
+        return f"is a section of {module}, not a setting. Name one of its settings, such as {inside[0]}."
+    guess = nearest(path, list(types))
+    sections = dict.fromkeys(known.partition(".")[0] for known in types)
+    return f"no such setting in {module}.{guess or ' It has ' + ', '.join(sections) + '.'}"
+
+
+def _value_problems(place: _Place, setting: SettingType) -> Iterator[Problem]:
+    if place.role in ("set", "level"):
+        problem = setting.problem(place.value)
+        if problem is not None and not isinstance(place.value, dict):
+            yield Problem(place.keys, problem)
+    elif isinstance(place.value, list):
+        for index, level in enumerate(place.value):
+            problem = setting.problem(level)
+            if problem is not None and not isinstance(level, dict):
+                yield Problem((*place.keys, index), problem)
+    elif isinstance(place.value, dict) and place.role == "factor":
+        yield from _range_problems(place, place.value, setting)
+
+
+def _range_problems(place: _Place, ends: dict[str, object], setting: SettingType) -> Iterator[Problem]:
+    if setting.kind not in (int, float) or setting.choices:
+        yield Problem(
+            place.keys, f"a range needs a setting that takes numbers but this one takes {setting.words}. List its levels: [.., ..]."
+        )
+        return
+    for end in ("low", "high"):
+        value = ends.get(end)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            problem = setting.problem(setting.coerce(value))
+            if problem is not None:
+                yield Problem((*place.keys, end), problem)
+
+
+def coerced(document: Document, offers: Offers) -> Document:
+    """The document with each level in the type of its setting, so that 0 and 0.0 are one level."""
+    types = offers.setting_types() or {}
+    changed = copy.deepcopy(document)
+    for place in _places(document):
+        setting = types.get(place.path)
+        if setting is None or (place.role in ("factor", "when") and not isinstance(place.value, list)):
+            continue
+        one_by_one = place.role in ("factor", "when")
+        value = [setting.coerce(level) for level in _list(place.value)] if one_by_one else setting.coerce(place.value)
+        _put(changed, place.keys, value)
+    return changed
+
+
+def completed(study: Study, offers: Offers) -> Study:
+    """The study with the trainer's own value in its baseline wherever a phase touches a setting that the baseline leaves open."""
+    base = dict(flatten(offers.base()))
+    touched: list[str] = []
+    for phase in study.phases:
+        touched += [*phase.set, *phase.factors]
+        touched += [path for bundle in phase.components.values() for path in bundle]
+        touched += [path for ranged in phase.factors.values() if isinstance(ranged, Range) for path in ranged.when]
+    missing = {path: base[path] for path in dict.fromkeys(touched) if path in base and path not in study.baseline}
+    headlines = offers.headlines() if not (study.columns and study.questions) else {}
+    filled = study.model_dump(by_alias=True) | {"baseline": {**study.baseline, **missing}}
+    filled["columns"] = study.columns or headlines.get("columns", [])
+    filled["questions"] = filled["questions"] or headlines.get("questions", [])
+    return Study.model_validate(filled)
+
+
+def arms(study: Study, offers: Offers) -> list[Problem]:
+    """Arms that cannot be trained, and factors that change nothing, as far as it is certain before anything runs."""
+    base = offers.problems(offers.config({}, 0))
+    if base:
+        return [Problem(("trainer",), f"its own settings do not work: {line}") for line in base]
+    found = offers.problems(offers.config(study.baseline, 0))
+    if found:
+        return [Problem(("baseline",), line) for line in found]
+    problems = []
+    for name, reference in study.references.items():
+        problems += [Problem(("references", name), line) for line in offers.problems(offers.config({**study.baseline, **reference}, 0))]
+    for index, phase in enumerate(study.phases):
+        carries, complete = design.possible_carries(study, index, MOST_CARRIES)
+        problems += _clashes(index, phase, carries, complete, offers)
+        problems += _without_effect(index, phase, carries, complete, offers)
+    return problems
+
+
+def _clashes(index: int, phase: Phase, carries: list[Levels], complete: bool, offers: Offers) -> Iterator[Problem]:
+    """Settings of an arm that do not go together, whatever is carried into its phase."""
+    where: dict[str, list[str]] = {}
+    for position, arm in enumerate(_arms(phase, carries[0])):
+        lines = offers.problems(offers.config(arm.levels, 0))
+        if lines and len(carries) > 1:
+            others = [_arms(phase, carried) for carried in carries[1:]]
+            same_arm = [next((a for a in found if a.name == arm.name), found[min(position, len(found) - 1)]) for found in others]
+            if not complete or not all(offers.problems(offers.config(a.levels, 0)) for a in same_arm):
+                continue
+        for line in lines:
+            where.setdefault(line, []).append(arm.name)
+    for line, found in where.items():
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        yield Problem(("phases", index), f"{line} (arm {found[0]!r}{more})")
+
+
+def _arms(phase: Phase, carried: Levels) -> list[Arm]:
+    if isinstance(phase.design, Tune):
+        return [Arm(name="set", levels={**carried, **phase.set})]
+    return design.expand(phase, carried)
+
+
+def _without_effect(index: int, phase: Phase, carries: list[Levels], complete: bool, offers: Offers) -> Iterator[Problem]:
+    useless = design.inert_switches(phase, carries[0], offers.identity)
+    for carried in carries[1:]:
+        if not useless or not complete:
+            break
+        useless = [key for key in design.inert_switches(phase, carried, offers.identity) if key in useless]
+    if complete or len(carries) == 1:
+        for key in useless:
+            kind, _, name = key.partition(".")
+            yield Problem(
+                ("phases", index, kind, name),
+                "has no effect in any arm of this phase. Switch on what it depends on in set, or leave it out.",
+            )
+    for path, levels in phase.factors.items():
+        if isinstance(levels, Range) and levels.when and complete and not any(levels.live({**c, **phase.set}) for c in carries):
+            asked = ", ".join(f"{p}={'|'.join(design.show(v) for v in allowed)}" for p, allowed in levels.when.items())
+            yield Problem(
+                ("phases", index, "factors", path),
+                f"is never tuned: nothing before this phase can carry {asked}. Put it into set, or leave the range out.",
+            )
+
+
+def _level_mappings(document: Document) -> Iterator[Keys]:
+    """Where levels stand, except factors."""
+    yield ("baseline",)
+    yield ("trainer", "set")
+    yield from (("references", name) for name in _mapping(document.get("references")))
+    for index, phase in enumerate(_list(document.get("phases"))):
+        if isinstance(phase, dict):
+            yield ("phases", index, "set")
+            yield from (("phases", index, "components", name) for name in _mapping(phase.get("components")))
+
+
+def _places(document: Document) -> Iterator[_Place]:
+    for keys in _level_mappings(document):
+        role: Role = "set" if keys == ("trainer", "set") else "level"
+        for path, value in _mapping(_found(document, keys)).items():
+            yield _Place((*keys, path), path, value, role)
+    for index, phase in enumerate(_list(document.get("phases"))):
+        for path, value in _mapping(_mapping(phase).get("factors")).items():
+            keys = ("phases", index, "factors", path)
+            yield _Place(keys, path, value, "factor")
+            for other, allowed in _mapping(_mapping(value).get("when")).items():
+                yield _Place((*keys, "when", other), other, allowed, "when")
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _found(value: object, keys: Keys) -> object:
+    for key in keys:
+        inside = key in value if isinstance(value, dict) else isinstance(value, list) and isinstance(key, int) and key < len(value)
+        if not inside:
+            return None
+        value = value[key]  # type: ignore[index]
+    return value
+
+
+def _put(document: Document, keys: Keys, value: object) -> None:
+    owner = _found(document, keys[:-1])
+    if isinstance(owner, (dict, list)):
+        owner[keys[-1]] = value  # type: ignore[index]

@@ -1,0 +1,250 @@
+"""What the study's trainer offers beside its callable (DESIGN section 4), called by name and never imported by the platform.
+
+An offer's argument is what the schema's module makes of a config by its `from_mapping`, or without one the nested plain values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+import os
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ablate.errors import TrainerError
+from ablate.offers import child, sources
+from ablate.offers.child import broke, imported
+from ablate.offers.setting import SettingType, setting_types
+from ablate.offers.sources import callable_problem
+from ablate.study import Finding, Level, Levels, Trainer, nearest
+from ablate.trial import flatten, merge, signature_of, write_atomic
+
+__all__ = ["OFFERED", "Config", "Offers", "SettingType", "callable_problem"]
+
+OFFERED = ("inert", "preflight", "data_hash", "expected_seconds", "headlines")
+"""The optional offers; a study names them, or the schema's module does in its mapping `OFFERS`."""
+
+Config = dict[str, object]
+"""A nested config of plain values."""
+
+
+class Offers:
+    """The study's trainer, seen from the platform."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        """Find the trainer and import its schema.
+
+        Raises:
+            TrainerError: The schema cannot be imported, or is not a dataclass.
+        """
+        self.trainer = trainer
+        here = os.getcwd()
+        if here not in sys.path:
+            sys.path.insert(0, here)
+        self._schema = imported(trainer.schema_, "trainer.schema") if trainer.schema_ else None
+        module = sys.modules.get(trainer.schema_.partition(":")[0]) if trainer.schema_ else None
+        self._from_mapping = getattr(module, "from_mapping", None)
+        offered = getattr(module, "OFFERS", {})
+        self._names = {name: getattr(trainer, name) or offered.get(name) for name in OFFERED}
+        self._identities: dict[str, tuple[str, ...]] = {}
+        self._data_hashes: dict[str, str] = {}
+
+    @property
+    def schema_module(self) -> str:
+        """The module that the schema stands in, as problems name it."""
+        return (self.trainer.schema_ or "").partition(":")[0]
+
+    def base(self) -> Config:
+        """The config before any level: the preset's values with `trainer.set` merged in.
+
+        Raises:
+            TrainerError: The schema does not know the preset.
+        """
+        values: Config = dict(_plain_values(self._preset)) if self._schema else {}
+        if not self._schema and self.trainer.preset is not None:
+            values["preset"] = self.trainer.preset
+        return self._coerced(merge(values, self.trainer.set))
+
+    def setting_types(self) -> Mapping[str, SettingType] | None:
+        """Dotted path to what each setting takes; none without a schema."""
+        return self._types if self._schema else None
+
+    def problems(self, config: Mapping[str, object]) -> list[str]:
+        """What is wrong with a whole config, one line each; settings that only clash together included."""
+        types_ = self.setting_types()
+        if types_ is None:
+            return []
+        found = {}
+        for path, value in flatten(config):
+            if path not in types_:
+                found[path] = f"{path}: no such setting in {self.schema_module}.{nearest(path, list(types_))}"
+            elif (problem := types_[path].problem(value)) is not None:
+                found[path] = f"{path}: {problem}"
+        lines = list(found.values())
+        if self._from_mapping is not None:
+            try:
+                self._from_mapping(config)
+            except ValueError as error:
+                lines += [line for line in str(error).splitlines() if line.partition(":")[0] not in found]
+            except Exception as error:
+                raise TrainerError(broke(f"{self.schema_module}:from_mapping", error)) from error
+        return lines
+
+    def config(self, levels: Mapping[str, Level], replicate: int) -> Config:
+        """The whole config of a trial: base, levels at their paths, the replicate's seed."""
+        return self._coerced(merge(self.base(), {**levels, self.trainer.seed_key: replicate}))
+
+    def inert(self, config: Mapping[str, object]) -> tuple[str, ...]:
+        """Settings without effect under the others; the seed does not matter to it."""
+        name = self._names["inert"]
+        if name is None:
+            return ()
+        key = json.dumps(self._without_seed(config), sort_keys=True)
+        if key not in self._identities:
+            self._identities[key] = tuple(self._call(name, config))
+        return self._identities[key]
+
+    def neutral(self, config: Mapping[str, object]) -> Config:
+        """Inert path to the value put in its place before hashing: the schema's own default, whatever the preset."""
+        return {path: self._defaults.get(path) for path in self.inert(config)}
+
+    def identity(self, levels: Levels) -> str:
+        """Equal for two assignments of levels that train the same network."""
+        config = self.config(levels, 0)
+        return signature_of(config, self.neutral(config), "", "")
+
+    def expected_seconds(self, config: Mapping[str, object]) -> float | None:
+        """Seconds one trial takes by the trainer's own account; for planning only."""
+        name = self._names["expected_seconds"]
+        return None if name is None else typing.cast("float | None", self._call(name, config))
+
+    def headlines(self) -> Mapping[str, list[object]]:
+        """The columns and questions of reports, where the trainer names them."""
+        name = self._names["headlines"]
+        return {} if name is None else typing.cast("Mapping[str, list[object]]", self._call(name))
+
+    def code_version(self) -> str:
+        """Hash of the trainer's sources: every *.py and *.yaml of the callable's top-level package, by relative path and
+        content, tests left out; equal on every machine that holds the same files."""
+        return self._code_version
+
+    def data_hash(self, config: Mapping[str, object], *, timeout_s: float = 600.0) -> str:
+        """Hash of the data that a config reads, computed in its own process; empty where the trainer offers none.
+
+        Raises:
+            TrainerError: The offer failed; with the end of what it printed.
+        """
+        name = self._names["data_hash"]
+        if name is None:
+            return ""
+        plain = self._without_seed(config)
+        key = json.dumps(plain, sort_keys=True)
+        if key not in self._data_hashes:
+            self._data_hashes[key] = str(child.call(name, self._reader, [plain], timeout_s)[0])
+        return self._data_hashes[key]
+
+    def preflight(self, configs: Sequence[Mapping[str, object]], root: Path, *, timeout_s: float = 600.0) -> list[list[Finding]]:
+        """What the trainer says about each config before any training, from one process for all of them.
+
+        Args:
+            root: The `runs` folder; findings are kept in `root/preflight` by config (the seed left out), code and data.
+
+        Raises:
+            TrainerError: The offer failed; with the end of what it printed.
+        """
+        name = self._names["preflight"]
+        if name is None or not configs:
+            return [[] for _ in configs]
+        plain = [self._without_seed(config) for config in configs]
+        data = self.data_hash(plain[0])
+        files = [
+            root / "preflight" / f"{signature_of(config, self.neutral(config), self.code_version(), f'{data} {name}')}.json"
+            for config in plain
+        ]
+        found = {file: _read_findings(file) for file in files}
+        missing = {file: config for file, config in zip(files, plain, strict=True) if found[file] is None}
+        if missing:
+            answers = child.call(name, self._reader, list(missing.values()), timeout_s)
+            (root / "preflight").mkdir(parents=True, exist_ok=True)
+            for file, answer in zip(missing, answers, strict=True):
+                found[file] = _findings(answer, name)
+                write_atomic(file, json.dumps(answer))
+        return [found[file] or [] for file in files]
+
+    @property
+    def _reader(self) -> str | None:
+        """The module whose `from_mapping` makes the argument of the trainer's offers."""
+        return self.schema_module if self._from_mapping is not None else None
+
+    @functools.cached_property
+    def _preset(self) -> object:
+        """The schema's dataclass with the preset's values."""
+        assert self._schema is not None
+        preset = self.trainer.preset
+        arguments = [preset] if preset is not None else []
+        if arguments and not inspect.isclass(self._schema) and not inspect.signature(self._schema).parameters:
+            raise TrainerError(f"trainer.preset: {self.trainer.schema_} takes no preset but got {preset!r}. Leave trainer.preset out.")
+        try:
+            instance = self._schema(*arguments)
+        except ValueError as error:
+            raise TrainerError(f"trainer.preset: {str(error).removeprefix('preset: ')}") from error
+        except Exception as error:
+            raise TrainerError(broke(self.trainer.schema_ or "", error)) from error
+        if not dataclasses.is_dataclass(instance) or isinstance(instance, type):
+            raise TrainerError(f"trainer.schema: expected {self.trainer.schema_} to give a dataclass but got {type(instance).__name__}.")
+        return instance
+
+    @functools.cached_property
+    def _types(self) -> dict[str, SettingType]:
+        return dict(setting_types(self._preset))
+
+    @functools.cached_property
+    def _defaults(self) -> dict[str, object]:
+        """Dotted path to the schema's default without a preset."""
+        return {} if self._schema is None else dict(flatten(_plain_values(self._schema())))
+
+    @functools.cached_property
+    def _code_version(self) -> str:
+        return sources.version(self.trainer.callable.partition(":")[0])
+
+    def _coerced(self, config: Config) -> Config:
+        if self._schema is None:
+            return config
+        types_ = self._types
+        return merge(config, {path: types_[path].coerce(value) for path, value in flatten(config) if path in types_})
+
+    def _without_seed(self, config: Mapping[str, object]) -> Config:
+        return merge(config, {self.trainer.seed_key: 0})
+
+    def _call(self, name: str, *configs: Mapping[str, object]) -> typing.Any:
+        """An offer of the trainer; it gets the schema's own type where the schema's module has `from_mapping`."""
+        try:
+            return imported(name, "trainer")(*(self._from_mapping(c) if self._from_mapping else c for c in configs))
+        except TrainerError:
+            raise
+        except Exception as error:
+            raise TrainerError(broke(name, error)) from error
+
+
+def _plain_values(instance: object) -> dict[str, object]:
+    return dataclasses.asdict(typing.cast(typing.Any, instance))
+
+
+def _read_findings(file: Path) -> list[Finding] | None:
+    try:
+        return _findings(json.loads(file.read_text()), file.name)
+    except (OSError, ValueError, TrainerError):
+        return None
+
+
+def _findings(answer: object, name: str) -> list[Finding]:
+    try:
+        return [Finding.model_validate(one) for one in typing.cast("list[object]", answer)]
+    except (ValidationError, TypeError) as error:
+        raise TrainerError(f"{name}: expected findings with level, path and what but got {str(answer)[:200]}.") from error

@@ -1,0 +1,290 @@
+"""Points of a tuning phase, proposed from what is known. The platform's one door to Optuna.
+
+Nothing is stored: the points that were told are replayed, in the order of asking, into a study in memory with the design's seed.
+So a rerun, in any process, proposes the same.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ablate.design import same
+from ablate.offers import SettingType
+from ablate.study import Level, Levels, Phase, Range, Tune
+
+if typing.TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+ASKS_A_POINT = 50
+"""After so many points in a row that are infeasible or known, fewer are returned than were asked for."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """A point that ran."""
+
+    levels: Levels
+    objective: float | None
+    """None: it gave no result."""
+    feasible: bool
+    """Whether the guards hold."""
+
+
+class Tuner:
+    """Proposes the points of one tuning phase on top of what is carried into it."""
+
+    def __init__(self, phase: Phase, carried: Levels, types: Mapping[str, SettingType] | None, direction: str) -> None:
+        """
+        Args:
+            types: What each setting takes, so that whole numbers stay whole; none: all ranges are of real numbers.
+            direction: `maximize` or `minimize`.
+
+        Raises:
+            ValueError: Not a tuning phase.
+        """
+        if not isinstance(phase.design, Tune):
+            raise ValueError(f"{phase.name} has the design {phase.design}, which proposes nothing.")
+        self._tune = phase.design
+        self._factors = phase.factors
+        self._ground: Levels = {**carried, **phase.set}
+        self._whole = {path for path, setting in (types or {}).items() if setting.kind is int}
+        self._direction = direction
+        self._last: tuple[_Replay, list[Told], list[_Asked]] | None = None
+
+    def live_factors(self) -> dict[str, Range]:
+        """The ranges that matter under what is carried and set."""
+        return {path: found for path, found in self._factors.items() if isinstance(found, Range) and found.live(self._ground)}
+
+    def propose(self, told: Sequence[Told], count: int, infeasible: Callable[[list[Levels]], list[bool]] | None = None) -> list[Levels]:
+        """The next points, each as full levels; the same for the same `told`.
+
+        Args:
+            told: Every point proposed so far, in the order in which it was proposed.
+            infeasible: Whether each point cannot be trained at all. Such points are told to the sampler and never returned.
+
+        Returns:
+            `count` points, all new; fewer where the ranges hold no more, none where no range is live.
+        """
+        space = self._space()
+        if not space:
+            return []
+        with _quiet():
+            replay = self._replayed(list(told), space)
+            self._last = None
+            asked = replay.ask(count, infeasible or (lambda points: [False] * len(points)))
+        self._last = replay, list(told), asked
+        return [point.levels for point in asked]
+
+    def _replayed(self, told: list[Told], space: dict[str, BaseDistribution]) -> _Replay:
+        """The study after all that was told; goes on from the last call where that is its beginning."""
+        if self._last is not None:
+            replay, before, asked = self._last
+            new = told[len(before) :]
+            if (
+                told[: len(before)] == before
+                and len(new) == len(asked)
+                and all(_equal(a.levels, t.levels) for a, t in zip(asked, new, strict=True))
+            ):
+                replay.finish(asked, new)
+                return replay
+        replay = _Replay(self._tune, self._direction, space, self._levels)
+        for start in range(0, len(told), self._tune.batch):
+            replay.tell(told[start : start + self._tune.batch])
+        return replay
+
+    def _space(self) -> dict[str, BaseDistribution]:
+        """Live ranges, and lists of levels by their positions (a level may be a list, which Optuna does not take)."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        live = self.live_factors()
+        space: dict[str, BaseDistribution] = {}
+        for path, factor in self._factors.items():
+            if isinstance(factor, list):
+                space[path] = CategoricalDistribution(tuple(range(len(factor))))
+            elif path in live and path in self._whole:
+                space[path] = IntDistribution(math.ceil(factor.low), math.floor(factor.high), log=factor.log)
+            elif path in live:
+                space[path] = FloatDistribution(factor.low, factor.high, log=factor.log)
+        return space
+
+    def _levels(self, params: Mapping[str, object]) -> Levels:
+        found: dict[str, Level] = {}
+        for path, value in params.items():
+            factor = self._factors[path]
+            if isinstance(factor, list):
+                found[path] = factor[typing.cast(int, value)]
+            else:
+                found[path] = _rounded(typing.cast(float, value), factor)
+        return {**self._ground, **found}
+
+
+@dataclass
+class _Asked:
+    trial: optuna.Trial
+    levels: Levels
+
+
+class _Replay:
+    """A study in memory that is brought to where an earlier process stood."""
+
+    def __init__(
+        self, tune: Tune, direction: str, space: dict[str, BaseDistribution], levels_of: Callable[[Mapping[str, object]], Levels]
+    ) -> None:
+        import optuna
+
+        self._study = optuna.create_study(direction=direction, sampler=_sampler(tune))
+        self._space, self._levels_of = space, levels_of
+        self._known: list[Levels] = []
+        self._worst: float | None = None
+        self._sign = 1 if direction == "maximize" else -1
+        if tune.sampler == "qmc":
+            # The sampler reads its space from the first trial, and would draw the whole first batch independently without one.
+            first = {path: dist.to_external_repr(_middle(dist)) for path, dist in space.items()}
+            self._study.add_trial(optuna.trial.create_trial(params=first, distributions=space, value=0.0))
+
+    def ask(self, count: int, infeasible: Callable[[list[Levels]], list[bool]]) -> list[_Asked]:
+        """So many new, feasible points; fewer where too many asks in a row give none."""
+        found: list[_Asked] = []
+        asks_left = ASKS_A_POINT * count
+        while len(found) < count and asks_left > 0:
+            batch = [self._one() for _ in range(min(count - len(found), asks_left))]
+            asks_left -= len(batch)
+            new: list[_Asked] = []
+            for asked in batch:
+                if any(_equal(asked.levels, levels) for levels in self._known):
+                    self._fail(asked)
+                else:
+                    self._known.append(asked.levels)
+                    new.append(asked)
+            for asked, bad in zip(new, infeasible([a.levels for a in new]) if new else [], strict=True):
+                if bad:
+                    self._tell_infeasible(asked)
+                else:
+                    found.append(asked)
+        return found
+
+    def tell(self, batch: Sequence[Told]) -> None:
+        """Ask again for a batch that ran, and tell what came of it.
+
+        A point asked for that is not the next of the batch can only have been infeasible then. Where the points do not come
+        again at all (another version of Optuna), they are added as they are.
+        """
+        waiting = list(batch)
+
+        def was_infeasible(points: list[Levels]) -> list[bool]:
+            answers = []
+            for levels in points:
+                matched = bool(waiting) and _equal(levels, waiting[0].levels)
+                if matched:
+                    waiting.pop(0)
+                answers.append(not matched)
+            return answers
+
+        asked = self.ask(len(batch), was_infeasible)
+        self.finish(asked, batch[: len(asked)])
+        for told in waiting:
+            self._add(told)
+
+    def finish(self, asked: Sequence[_Asked], told: Sequence[Told]) -> None:
+        """Tell what came of points, in the order of asking."""
+        for one, result in zip(asked, told, strict=True):
+            self._finish(one, result)
+
+    def _one(self) -> _Asked:
+        trial = self._study.ask(self._space)
+        return _Asked(trial, self._levels_of(trial.params))
+
+    def _finish(self, asked: _Asked, told: Told) -> None:
+        if told.objective is None or not math.isfinite(told.objective):
+            self._fail(asked)
+            return
+        self._worst = told.objective if self._worst is None else self._sign * min(self._sign * self._worst, self._sign * told.objective)
+        asked.trial.set_constraint("guards", 0.0 if told.feasible else 1.0)
+        self._study.tell(asked.trial, told.objective)
+
+    def _tell_infeasible(self, asked: _Asked) -> None:
+        asked.trial.set_constraint("guards", 1.0)
+        self._study.tell(asked.trial, 0.0 if self._worst is None else self._worst)
+
+    def _fail(self, asked: _Asked) -> None:
+        import optuna
+
+        self._study.tell(asked.trial, state=optuna.trial.TrialState.FAIL)
+
+    def _add(self, told: Told) -> None:
+        import optuna
+
+        self._known.append(told.levels)
+        inside = {path: value for path, value in told.levels.items() if path in self._space}
+        params = {path: self._external(path, value, told.levels) for path, value in inside.items()}
+        if told.objective is None or not math.isfinite(told.objective) or any(value is None for value in params.values()):
+            return
+        constraints = {"guards": 0.0 if told.feasible else 1.0}
+        trial = optuna.trial.create_trial(params=params, distributions=self._space, value=told.objective, constraints=constraints)
+        self._study.add_trial(trial)
+
+    def _external(self, path: str, value: Level, levels: Levels) -> object:
+        """The parameter that gives a level; none where the range or list does not hold it."""
+        from optuna.distributions import CategoricalDistribution
+
+        distribution = self._space[path]
+        if isinstance(distribution, CategoricalDistribution):
+            others = {p: d.to_external_repr(_middle(d)) for p, d in self._space.items()}
+            return next((c for c in distribution.choices if same(self._levels_of({**others, path: c})[path], value)), None)
+        inside = isinstance(value, (int, float)) and distribution._contains(value)
+        return value if inside else None
+
+
+def _sampler(tune: Tune) -> optuna.samplers.BaseSampler:
+    from optuna import samplers
+
+    startup = max(2, min(10, tune.tune // 3))
+    if tune.sampler == "tpe":
+        return samplers.TPESampler(seed=tune.seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
+    if tune.sampler == "gp":
+        return samplers.GPSampler(seed=tune.seed, n_startup_trials=startup, warn_independent_sampling=False)
+    if tune.sampler == "qmc":
+        return samplers.QMCSampler(seed=tune.seed, scramble=True, warn_independent_sampling=False)
+    return samplers.RandomSampler(seed=tune.seed)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna's log lines and notices of experimental features are not the user's business."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _middle(distribution: BaseDistribution) -> float:
+    """An inner value of a distribution, in its internal form."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    assert isinstance(distribution, (CategoricalDistribution, FloatDistribution, IntDistribution))
+    return 0.0 if isinstance(distribution, CategoricalDistribution) else float(distribution.low)
+
+
+def _rounded(value: float, ends: Range) -> float:
+    """To a thousandth of the range or finer (1000 HU: whole HU), as a person would write a threshold; whole numbers stay."""
+    if isinstance(value, int):
+        return value
+    scale = abs(value) if ends.log and value else ends.high - ends.low
+    digits = 3 - math.floor(math.log10(scale))
+    return min(max(round(value, digits), ends.low), ends.high)
+
+
+def _equal(one: Levels, other: Levels) -> bool:
+    return one.keys() == other.keys() and all(same(value, other[path]) for path, value in one.items())

@@ -1,0 +1,253 @@
+"""A study's truth, its ledger and trials, as entries for a tracker."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ablate.ledger import Ledger, TrialRecord, Use
+from ablate.study import BASELINE, REFERENCES, Levels, Study
+from ablate.thresholds import thresholds
+from ablate.tracking.base import Artifact, Entry, Points, Status
+from ablate.trial import AttemptFiles, TrialFiles, TrialResult, TrialSpec, TrialState, flatten, read_metrics, result_of
+from ablate.verdict import ArmVerdict, Conclusion
+
+SHOWN = ("*.png", "*.parquet", "*.csv", "summary.json", "log.txt")
+"""Files of an attempt that people look at."""
+
+LARGEST_BYTES = 32 * 2**20
+"""A larger file stays where it is: the tracker is for looking, not for keeping."""
+
+STATUS: dict[TrialState, Status] = {
+    TrialState.QUEUED: "SCHEDULED",
+    TrialState.RUNNING: "RUNNING",
+    TrialState.DONE: "FINISHED",
+    TrialState.FAILED: "FAILED",
+}
+
+
+class StudyEntries:
+    """The entries of one study as its ledger stands now.
+
+    Args:
+        root: The `runs` folder.
+        study: The study's name.
+
+    Raises:
+        LedgerError: The study has not run here, or its ledger cannot be read.
+    """
+
+    def __init__(self, root: Path, study: str) -> None:
+        self.root, self.name = root, study
+        ledger = Ledger(root / study / "ledger.db", read_only=True)
+        try:
+            self.frozen = ledger.frozen()
+            self.records = ledger.trials()
+            self.uses: dict[str, list[Use]] = {}
+            for use in ledger.uses():
+                self.uses.setdefault(use.signature, []).append(use)
+            self.conclusions = [Conclusion.model_validate(found) for found in ledger.conclusions().values()]
+            self.levels = {(phase, arm.name): arm.levels for phase in ledger.phases() for arm in ledger.arms(phase)}
+            self.ended = any(event.kind == "done" for event in ledger.events()[-1:])
+        finally:
+            ledger.close()
+        self.study = None if self.frozen is None else Study.model_validate(self.frozen.document["study"])
+        self.verdicts = {(c.phase, arm.name): arm.verdict for c in self.conclusions for arm in c.arms}
+
+    def all(self) -> Iterator[Entry]:
+        """Trials that began, then the arms of concluded phases, then the study; nothing before the study is frozen."""
+        if self.study is None or self.frozen is None:
+            return
+        for record in self.records:
+            entry = self._trial(self.study, record)
+            if entry is not None:
+                yield entry
+        for conclusion in self.conclusions:
+            for arm in conclusion.arms:
+                yield self._arm(self.study, conclusion, arm)
+        yield self._study(self.study, self.frozen.document, self.frozen.created)
+
+    def _trial(self, study: Study, record: TrialRecord) -> Entry | None:
+        files = TrialFiles(self.root, record.signature)
+        result = result_of(self.root, record.signature)
+        number = result.attempt if result is not None else record.attempt
+        if number is None or not files.spec.exists():
+            return None
+        attempt = files.attempt(number)
+        uses = self.uses.get(record.signature, [])
+        spec = TrialSpec.from_json(files.spec.read_text(encoding="utf-8"))
+        state = TrialState.DONE if result is not None else record.state
+        ended = state in (TrialState.DONE, TrialState.FAILED)
+        names = _listed(use.arm for use in uses)
+        return Entry(
+            key=f"trial:{record.signature}",
+            name=f"{uses[0].arm if uses else record.signature} r{record.replicate}",
+            tags={
+                "kind": "trial",
+                "study": study.study,
+                "signature": record.signature,
+                "replicate": str(record.replicate),
+                "arm": names,
+                **{f"phase.{phase}": _listed(u.arm for u in uses if u.phase == phase) for phase in dict.fromkeys(u.phase for u in uses)},
+                **self._verdict_tags(uses),
+                "state": state.value,
+                **_outcome_tags(record, result),
+            },
+            params=self._params(study, spec),
+            status=STATUS[state],
+            version=f"{state.value}:{number}" if ended else None,
+            points=lambda: _stream(attempt, result),
+            artifacts=lambda: [Artifact("config.json", json.dumps(spec.config, indent=1, sort_keys=True)), *_shown(attempt)],
+            started=_began(files, attempt),
+            seconds=(result.seconds if result is not None else record.seconds) if ended else None,
+        )
+
+    def _verdict_tags(self, uses: Sequence[Use]) -> dict[str, str]:
+        """Each phase's verdict on the arms that the trial serves; `verdict` is one on an arm other than a baseline, if there is any."""
+        said = {(u.phase, u.arm): self.verdicts[u.phase, u.arm] for u in uses if (u.phase, u.arm) in self.verdicts}
+        phases = dict.fromkeys(phase for phase, _ in said)
+        tags = {f"verdict.{phase}": _listed(v for (p, _), v in said.items() if p == phase) for phase in phases}
+        words = [word for word in said.values() if word != BASELINE] or list(said.values())
+        if words:
+            tags["verdict"] = words[0]
+        elif uses and all(use.phase == REFERENCES for use in uses):
+            tags["verdict"] = "reference"
+        return tags
+
+    def _params(self, study: Study, spec: TrialSpec) -> dict[str, str]:
+        """The settings that any arm of the study changes, and those that the study sets for all."""
+        paths = {path for levels in self.levels.values() for path in levels} | study.trainer.set.keys() | {study.trainer.seed_key}
+        config = dict(flatten(spec.config))
+        return {path: _text(config[path]) for path in sorted(paths) if path in config}
+
+    def _arm(self, study: Study, conclusion: Conclusion, arm: ArmVerdict) -> Entry:
+        document = arm.model_dump_json(indent=1)
+        metrics = dict(arm.metrics)
+        for name, interval in (("effect", arm.effect), ("total_effect", arm.total_effect)):
+            if interval is not None:
+                bounds = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+                metrics |= {f"{name}/{end}": value for end, value in bounds.items() if value is not None}
+        if arm.p_adjusted is not None:
+            metrics["effect/p_adjusted"] = arm.p_adjusted
+        winner = arm.name == conclusion.winner
+        return Entry(
+            key=f"arm:{conclusion.phase}/{arm.name}",
+            name=f"{conclusion.phase}: {arm.name}",
+            tags={
+                "kind": "arm",
+                "study": study.study,
+                "phase": conclusion.phase,
+                f"phase.{conclusion.phase}": arm.name,
+                "arm": arm.name,
+                "verdict": arm.verdict,
+                "reason": arm.reason,
+                "winner": str(winner).lower(),
+                "collapse": arm.collapse or "not classified",
+                "guards": "; ".join(f"{g.guard} {'holds' if g.holds else 'BROKEN'}" for g in arm.guards) or "none",
+                "mlflow.note.content": f"**{arm.verdict}**{' and carried on' if winner else ''}. {arm.reason}",
+            },
+            params={"replicates": str(arm.replicates), **_level_params(arm.levels)},
+            status="FINISHED",
+            version=_digest(document),
+            points=lambda: [(0, metrics)],
+            artifacts=lambda: [Artifact("arm.json", document), *self._gallery(conclusion.phase, arm.name)],
+            started=self.frozen.created if self.frozen else 0.0,
+        )
+
+    def _gallery(self, phase: str, arm: str) -> list[Artifact]:
+        for signature, uses in self.uses.items():
+            if any(use.phase == phase and use.arm == arm for use in uses):
+                result = result_of(self.root, signature)
+                if result is not None:
+                    attempt = TrialFiles(self.root, signature).attempt(result.attempt)
+                    return [found for found in _shown(attempt) if found.name.endswith(".png")]
+        return []
+
+    def _study(self, study: Study, document: Mapping[str, object], created: float) -> Entry:
+        base = document.get("base")
+        tuned = thresholds(study, self.conclusions, base if isinstance(base, Mapping) else {})
+        found = {path: one.model_dump(mode="json") for path, one in tuned.items()}
+        report = self.root / study.study / "report.html"
+        concluded = [conclusion.model_dump(mode="json") for conclusion in self.conclusions]
+        texts = {
+            "study.json": json.dumps(document, indent=1, sort_keys=True),
+            "thresholds.json": json.dumps(found, indent=1),
+            "conclusions.json": json.dumps(concluded, indent=1),
+        }
+        page = [Artifact("report.html", report)] if report.exists() else []
+        written = report.read_bytes() if page else b""
+        return Entry(
+            key="study",
+            name=f"study {study.study}",
+            tags={
+                "kind": "study",
+                "study": study.study,
+                **{f"winner.{conclusion.phase}": conclusion.winner for conclusion in self.conclusions},
+                **{f"threshold.{path}": _text(one["recommended"]) for path, one in found.items()},
+                "mlflow.note.content": self._note(study, bool(page)),
+            },
+            params={"objective": study.objective.metric, "smallest_effect": _text(study.objective.smallest_effect)},
+            status="FINISHED" if self.ended else "RUNNING",
+            version=_digest(*texts.values()) + hashlib.sha256(written).hexdigest()[:12],
+            points=lambda: [],
+            artifacts=lambda: [*page, *(Artifact(name, text) for name, text in texts.items())],
+            started=created,
+        )
+
+    def _note(self, study: Study, reported: bool) -> str:
+        lines = [f"**{study.question}**", ""]
+        lines += [f"- `{conclusion.phase}`: {conclusion.reason}" for conclusion in self.conclusions] or ["No phase is concluded yet."]
+        if reported:
+            lines += ["", "The whole answer: `report.html` under Artifacts."]
+        lines += ["", 'An arm each: filter by `tags.kind = "arm"`; the trials behind it: `tags."phase.<phase>" = "<arm>"`.']
+        return "\n".join(lines)
+
+
+def _stream(attempt: AttemptFiles, result: TrialResult | None) -> Points:
+    """The curve, its last step completed by what the trainer returned."""
+    rows = read_metrics(attempt)
+    if result is None:
+        return rows
+    step, last = rows[-1] if rows else (0, {})
+    return [*rows[:-1], (step, {**last, **result.metrics})]
+
+
+def _shown(attempt: AttemptFiles) -> list[Artifact]:
+    found = sorted({path for pattern in SHOWN for path in attempt.directory.glob(pattern)})
+    return [Artifact(path.name, path) for path in found if path.is_file() and path.stat().st_size <= LARGEST_BYTES]
+
+
+def _outcome_tags(record: TrialRecord, result: TrialResult | None) -> dict[str, str]:
+    tags = {"attempts": str(record.attempts)}
+    if result is not None:
+        tags |= {key: _text(value) for key, value in result.summary.items() if key in ("collapse", "stopped") and value is not None}
+    elif record.cause is not None:
+        tags |= {"cause": record.cause.value, "message": record.message}
+    return tags
+
+
+def _began(files: TrialFiles, attempt: AttemptFiles) -> float:
+    for path in (attempt.began, attempt.directory, files.spec):
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            continue
+    return 0.0
+
+
+def _level_params(levels: Levels) -> dict[str, str]:
+    return {path: _text(value) for path, value in sorted(levels.items())}
+
+
+def _listed(names: Iterator[str] | Sequence[str]) -> str:
+    return "; ".join(dict.fromkeys(names))
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:20]

@@ -1,0 +1,403 @@
+"""MLflow, kept up to date from the truth under `runs/` by a process of its own. The one door to mlflow.
+
+`python -m ablate.tracking.mlflow --root runs --study NAME [--follow PID]`
+
+One run a signature, a summary run an arm, one run for the study, all flat: nested runs are collapsed in MLflow's table and their
+curves missing from its charts (mlflow#1896). Everything is told with names and times that follow from the truth alone, so that a
+telling that was killed anywhere is completed by the next one without doubles: MLflow keeps a metric value once where key, step, time
+and value are equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import os
+import posixpath
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from ablate.errors import AblateError
+from ablate.tracking.base import Artifact, Entry, Points, Synced, TrackerDown
+from ablate.tracking.entries import StudyEntries
+from ablate.tracking.store import (
+    IMPATIENT,
+    QUIET,
+    artifact_root,
+    comparison_url,
+    is_remote,
+    locked,
+    runs_url,
+    sqlite_file,
+    store_state,
+    tracking_uri,
+    ui_command,
+    ui_environment,
+    ui_hint,
+    without_secrets,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["MlflowTracker", "comparison_url", "follow", "runs_url", "serve", "store_state", "sync", "ui_command", "ui_hint"]
+
+INTERVAL_S = 3.0
+"""Between two looks of a follower."""
+
+METRICS_A_BATCH = 800
+"""MLflow takes 1000 items a batch, tags included."""
+
+ITEMS_A_BATCH = 90
+"""MLflow takes 100 params and 100 tags a batch."""
+
+LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG = 250, 6000, 8000
+"""MLflow's bounds, in characters."""
+
+KEY, LOGGED, VERSION = "ablate.key", "ablate.logged_step", "ablate.version"
+"""Tags by which a later telling knows what an earlier one did."""
+
+
+@dataclass
+class _Known:
+    """A run as MLflow has it."""
+
+    run_id: str
+    started_ms: int
+    status: str
+    tags: dict[str, str] = field(default_factory=dict)
+    params: set[str] = field(default_factory=set)
+
+
+class MlflowTracker:
+    """One study's experiment in the store of a `runs` folder (a `Tracker`).
+
+    While it lives it must be the only one of its study: it remembers what MLflow has. `locked` sees to that.
+    """
+
+    def __init__(self, root: Path, study: str) -> None:
+        self.root, self.study = root, study
+        self.experiment: str | None = None
+        self._client: MlflowClient | None = None
+        self._known: dict[str, _Known] = {}
+
+    def tell(self, entries: Iterable[Entry]) -> Synced:
+        """Bring the experiment up to date with these entries.
+
+        Raises:
+            TrackerDown: MLflow cannot be reached or refuses.
+        """
+        try:
+            client, experiment = self._opened()
+            made = points = count = 0
+            for entry in entries:
+                count += 1
+                made += entry.key not in self._known
+                points += self._tell(client, experiment, entry)
+        except TrackerDown:
+            raise
+        except Exception as error:  # whatever MLflow, its server or its database raise: a run goes on without them
+            self._client = None
+            text = str(error).strip().splitlines() or [type(error).__name__]
+            raise TrackerDown(without_secrets(f"{tracking_uri(self.root)}: {text[0][:300]}")) from error
+        return Synced(entries=count, made=made, points=points, where=without_secrets(tracking_uri(self.root)))
+
+    def _opened(self) -> tuple[MlflowClient, str]:
+        if self._client is None or self.experiment is None:
+            client = connected(self.root)
+            self.experiment = _experiment(client, self.study, artifact_root(self.root))
+            self._known = {run.tags[KEY]: run for run in _runs(client, self.experiment) if KEY in run.tags}
+            self._client = client
+        return self._client, self.experiment
+
+    def _tell(self, client: MlflowClient, experiment: str, entry: Entry) -> int:
+        """One entry: what changed of its tags, what is new of its params and points, its artifacts once a version."""
+        known = self._known.get(entry.key)
+        if known is None:
+            known = self._known[entry.key] = _created(client, experiment, entry)
+        fresh = entry.version is None or known.tags.get(VERSION) != entry.version
+        points = _unsaid(entry.points(), known.tags.get(LOGGED), whole=entry.version is not None) if fresh else []
+        sent = _send(client, known, entry, points)
+        if fresh and entry.version is not None:
+            _log_artifacts(client, known.run_id, entry.artifacts())
+        if known.status != entry.status:
+            _end(client, known, entry)
+        if fresh and entry.version is not None:
+            client.set_tag(known.run_id, VERSION, entry.version)
+            known.tags[VERSION] = entry.version
+        return sent
+
+
+def connected(root: Path) -> MlflowClient:
+    """A client of the right store; the default one is made where it is not there yet.
+
+    Raises:
+        TrackerDown: Another process is making the store and does not end.
+    """
+    for name, value in {**QUIET, **(IMPATIENT if is_remote(root) else {})}.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    path = sqlite_file(tracking_uri(root))
+    if path is not None and not path.exists():
+        _make_store(path)
+    return MlflowClient(tracking_uri(root))
+
+
+def _make_store(path: Path) -> None:
+    """Several creators at once corrupt a SQLite store for good, and so does one killed half-way: one at a time, beside, then renamed."""
+    from mlflow import MlflowClient
+
+    with locked(path.with_name(f"{path.name}.lock"), timeout_s=120):
+        if path.exists():
+            return
+        for left in path.parent.glob(f".{path.name}.making-*"):
+            left.unlink()
+        beside = path.with_name(f".{path.name}.making-{os.getpid()}")
+        MlflowClient(f"sqlite:///{beside}").search_experiments(max_results=1)
+        os.replace(beside, path)
+
+
+def _experiment(client: MlflowClient, study: str, artifacts: str | None) -> str:
+    found = client.get_experiment_by_name(study)
+    if found is None:
+        return str(client.create_experiment(study, artifact_location=artifacts and f"{artifacts}/{study}"))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _runs(client: MlflowClient, experiment: str) -> Iterator[_Known]:
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment], max_results=500, page_token=token)
+        for run in page:
+            yield _Known(run.info.run_id, run.info.start_time, run.info.status, dict(run.data.tags), set(run.data.params))
+        token = page.token
+        if not token:
+            return
+
+
+def _created(client: MlflowClient, experiment: str, entry: Entry) -> _Known:
+    started_ms = int(entry.started * 1000)
+    tags = {KEY: entry.key, "kind": entry.tags.get("kind", "")}
+    run = client.create_run(experiment, start_time=started_ms, run_name=entry.name[:LONGEST_NAME], tags=tags)
+    return _Known(run.info.run_id, started_ms, run.info.status, {KEY: entry.key})
+
+
+def _unsaid(points: Points, logged: str | None, *, whole: bool) -> Points:
+    """The steps that MLflow does not have.
+
+    A growing stream's last step may still gain metrics, so it waits; that of a whole one is told even if it was before.
+    """
+    after = int(logged) if logged is not None else -1
+    if not whole:
+        points = points[:-1]
+    unsaid = [(step, metrics) for step, metrics in points if step > after]
+    return unsaid or (points[-1:] if whole else [])
+
+
+def _send(client: MlflowClient, known: _Known, entry: Entry, points: Points) -> int:
+    """Everything that fits a batch; the step up to which points are logged is written with the batch that holds it."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    changed = {_key(k): v[:LONGEST_TAG] for k, v in entry.tags.items()}
+    tags = [RunTag(k, v) for k, v in changed.items() if known.tags.get(k) != v]
+    new = {_key(k): v[:LONGEST_PARAM] for k, v in entry.params.items()}
+    params = [Param(k, v) for k, v in new.items() if k not in known.params]
+    for some_params, some_tags in zip(*_even(_chunks(params, ITEMS_A_BATCH), _chunks(tags, ITEMS_A_BATCH)), strict=True):
+        client.log_batch(known.run_id, params=some_params, tags=some_tags)
+    known.tags |= changed
+    known.params |= new.keys()
+    sent = 0
+    for batch, upto in _batches(points):
+        # The time follows from the step alone, so that a value that is told again is the same value.
+        metrics = [Metric(_key(name), value, known.started_ms + step, step) for step, name, value in batch]
+        client.log_batch(known.run_id, metrics=metrics, tags=[] if upto is None else [RunTag(LOGGED, str(upto))])
+        sent += len(metrics)
+        if upto is not None:
+            known.tags[LOGGED] = str(upto)
+    return sent
+
+
+def _batches(points: Points) -> Iterator[tuple[list[tuple[int, str, float]], int | None]]:
+    """Values in batches that MLflow takes, each with the last step that it completes, if any."""
+    values = [(step, name, value) for step, metrics in points for name, value in sorted(metrics.items())]
+    for start in range(0, len(values), METRICS_A_BATCH):
+        batch = values[start : start + METRICS_A_BATCH]
+        rest = values[start + METRICS_A_BATCH : start + METRICS_A_BATCH + 1]
+        steps = [step for step, _, _ in batch if not rest or step < rest[0][0]]
+        yield batch, max(steps, default=None)
+
+
+def _log_artifacts(client: MlflowClient, run_id: str, artifacts: Sequence[Artifact]) -> None:
+    with tempfile.TemporaryDirectory(prefix="ablate-mlflow-") as folder:
+        for artifact in artifacts:
+            source = artifact.source
+            if isinstance(source, str):
+                path = Path(folder) / artifact.name
+                path.write_text(source, encoding="utf-8")
+            else:
+                path = source
+            client.log_artifact(run_id, str(path))
+
+
+def _end(client: MlflowClient, known: _Known, entry: Entry) -> None:
+    if entry.status in ("FINISHED", "FAILED"):
+        client.set_terminated(known.run_id, entry.status, known.started_ms + int((entry.seconds or 0.0) * 1000))
+    else:
+        client.update_run(known.run_id, entry.status)
+    known.status = entry.status
+
+
+def _key(name: str) -> str:
+    """The name as MLflow takes it; one that had to be changed carries a hash, so that two never meet."""
+    clean = re.sub(r"[^\w.\-/: ]", "_", name, flags=re.ASCII)
+    if posixpath.normpath(clean) != clean or clean.startswith((".", "/")):
+        clean = re.sub(r"[./]+", "_", clean)
+    if clean == name and len(name) <= LONGEST_NAME:
+        return name
+    return f"{clean[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _chunks(items: Sequence[Any], size: int) -> list[list[Any]]:
+    source = iter(items)
+    return list(iter(lambda: list(islice(source, size)), []))
+
+
+def _even(first: list[list[Any]], second: list[list[Any]]) -> tuple[list[list[Any]], list[list[Any]]]:
+    longest = max(len(first), len(second))
+    return first + [[]] * (longest - len(first)), second + [[]] * (longest - len(second))
+
+
+def sync(root: Path, study: str) -> str:
+    """Bring MLflow up to date with a study; a line that says what came of it, also where MLflow is down.
+
+    Raises:
+        LedgerError: The study has not run here.
+    """
+    entries = StudyEntries(root, study).all()
+    try:
+        with locked(root / study / "tracking.lock", timeout_s=30):
+            return _line(study, MlflowTracker(root, study).tell(entries))
+    except (TrackerDown, OSError) as error:
+        return _failure(study, error)
+
+
+def _line(study: str, done: Synced) -> str:
+    new = f", {done.made} new" if done.made else ", nothing new" if not done.points else ""
+    return f"experiment {study} in {done.where}: {done.entries} runs{new}"
+
+
+def _failure(study: str, error: Exception) -> str:
+    return f"MLflow is not up to date ({without_secrets(str(error))}). Nothing is lost; later: ablate sync {study}"
+
+
+def follow(root: Path, study: str, pid: int) -> None:
+    """Keep MLflow up to date while the controller lives, then once more. What changes for the worse or better is said in a line."""
+    os.nice(10)
+    controller = _process(pid)
+    said = ""
+    with locked(root / study / "tracking.lock", timeout_s=600):
+        tracker = MlflowTracker(root, study)
+        alive = True
+        while alive:
+            alive = _still_lives(controller)
+            line = _told(tracker)
+            if line != said and line:
+                print(line, flush=True)
+            said = line
+
+
+def _told(tracker: MlflowTracker) -> str:
+    """One look of a follower; what went wrong, or nothing."""
+    if not (tracker.root / tracker.study / "ledger.db").exists():
+        return ""
+    try:
+        tracker.tell(StudyEntries(tracker.root, tracker.study).all())
+    except (AblateError, OSError, ValueError) as error:
+        return _failure(tracker.study, error)
+    return ""
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _still_lives(controller: psutil.Process | None) -> bool:
+    """Wait for the controller's end, but not for longer than one interval."""
+    if controller is None:
+        return False
+    try:
+        controller.wait(INTERVAL_S)
+    except psutil.TimeoutExpired:
+        return True
+    return False
+
+
+def serve(root: Path, port: int) -> int:
+    """Open MLflow's own interface on this machine until Ctrl-C; a server of somebody's is only named.
+
+    Args:
+        port: 0: a free one.
+    """
+    if is_remote(root):
+        print(f"MLflow runs at {without_secrets(tracking_uri(root))}")
+        return 0
+    path = sqlite_file(tracking_uri(root))
+    if path is not None and not path.exists():
+        print(f"{path}: there is no MLflow store yet. Run a study first, or `ablate sync STUDY` for one that has run.", file=sys.stderr)
+        return 2
+    port = port or _free_port()
+    print(f"MLflow: http://127.0.0.1:{port}  (end with Ctrl-C)", flush=True)
+    process = subprocess.Popen(ui_command(root, port), env=ui_environment(), cwd=root)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        return 0
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The process of its own."""
+    parser = argparse.ArgumentParser(prog="python -m ablate.tracking.mlflow", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--root", type=Path, required=True, help="the runs folder")
+    parser.add_argument("--study", required=True)
+    parser.add_argument("--follow", type=int, metavar="PID", help="stay while this process lives")
+    given = parser.parse_args(arguments)
+    try:
+        if given.follow is not None:
+            follow(given.root, given.study, given.follow)
+        else:
+            print(sync(given.root, given.study))
+    except AblateError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,428 @@
+"""Adopt, reject or undecided: the decision of a phase, with a sentence of reason for each arm. Pure: no files, no clock."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ablate.stats.effects import LEAST_PAIRS, Paired, mean, paired
+from ablate.stats.family import Estimate, better_than_all, estimates
+from ablate.study import BASELINE, Arm, Guard, Levels, Phase, Study
+from ablate.words import between, listed, number, probability
+
+Metrics = Mapping[str, float]
+Evidence = Mapping[str, Mapping[int, Metrics]]
+"""Arm (or reference) to replicate to final metrics; a replicate without a result is absent."""
+
+VerdictWord = Literal["adopt", "reject", "undecided", "baseline"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Interval(_Frozen):
+    """A paired mean difference, sign as the metric has it; simultaneous over the phase's arms."""
+
+    mean: float
+    low: float | None
+    """None: no interval is defined (too few pairs, or no variance)."""
+    high: float | None
+    individual: tuple[float, float] | None = None
+    """The interval of this arm alone, without correction: for looking, never for deciding."""
+
+
+class GuardState(_Frozen):
+    """A guard and the arm's mean over replicates that it was held against."""
+
+    guard: str
+    metric: str
+    value: float | None
+    """None: no replicate reported the metric."""
+    holds: bool
+
+
+class ReferenceState(_Frozen):
+    """An arm beside a reference of the study."""
+
+    name: str
+    difference: float | None
+    """Paired mean difference (arm - reference), sign as the metric has it."""
+    individual: tuple[float, float] | None
+    beaten: bool
+    """Shown to be better, with the error rate of the phase over all arms."""
+
+
+class ArmVerdict(_Frozen):
+    """What a phase says of one arm."""
+
+    name: str
+    levels: Levels
+    carried: bool
+    """Whether this arm is the winner carried in from the phase before (the baseline of every phase but the first)."""
+    replicates: int
+    """Replicates with a result."""
+    effect: Interval | None
+    total_effect: Interval | None
+    """Against the study's own baseline."""
+    p_adjusted: float | None
+    """Twice the Holm-adjusted one-sided p of "better than the phase's baseline"; below alpha exactly where the interval excludes 0 on the
+    good side. None: no test is defined."""
+    metrics: dict[str, float]
+    """Mean over the replicates that reported it."""
+    collapse: str | None
+    guards: list[GuardState]
+    references: list[ReferenceState] = []
+    verdict: VerdictWord
+    reason: str
+    same_trials_as_baseline: bool = False
+
+
+class Point(_Frozen):
+    """A tuning point and what came of it."""
+
+    name: str
+    levels: Levels
+    objective: float | None
+    """Mean over replicates; None: a replicate failed or did not report it."""
+    guards: list[GuardState]
+    feasible: bool
+    """Has an objective and respects the guards, so that it can be recommended."""
+
+
+class Conclusion(_Frozen):
+    """The decision of a phase."""
+
+    phase: str
+    winner: str
+    winner_levels: Levels
+    arms: list[ArmVerdict]
+    """The baseline first, then in the order of the design."""
+    advance: bool = True
+    next: str | None = None
+    """The phase that comes next; `gates.pass_through` sets it."""
+    reason: str
+    points: list[Point] = []
+
+    def arm(self, name: str) -> ArmVerdict:
+        """The arm of that name.
+
+        Raises:
+            KeyError: None has it.
+        """
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise KeyError(name)
+
+
+def conclude(
+    study: Study,
+    phase: Phase,
+    arms: Sequence[Arm],
+    evidence: Evidence,
+    *,
+    origin: Mapping[int, Metrics],
+    references: Evidence,
+    collapse: Mapping[str, Mapping[int, str]],
+    same: Collection[str] = (),
+    points: Sequence[Point] = (),
+) -> Conclusion:
+    """Decide a phase from its finished trials.
+
+    Args:
+        arms: The one named `baseline` is what the others pair with.
+        origin: The study's own baseline by replicate.
+        references: The study's references.
+        collapse: Arm to replicate to kind of collapse, as the trainer says.
+        same: Arms whose trials are the baseline's trials.
+        points: What a tuning phase measured before its competition.
+
+    Returns:
+        The conclusion before its gate (`gates.pass_through`).
+
+    Raises:
+        ValueError: No arm is named `baseline`.
+    """
+    baseline = next((arm for arm in arms if arm.name == BASELINE), None)
+    if baseline is None:
+        raise ValueError(f"conclude: expected an arm named {BASELINE!r} but got {[arm.name for arm in arms]}. Put the reference arm first.")
+    sign, metric = study.objective.sign, study.objective.metric
+    series = {arm.name: _series(evidence.get(arm.name, {}), metric) for arm in arms}
+    rivals = [arm.name for arm in arms if arm.name != BASELINE]
+    benefits = {name: paired(series[name], series[BASELINE], sign) for name in rivals if name not in same}
+    total = {arm.name: paired(series[arm.name], _series(origin, metric), sign) for arm in arms}
+    over = {
+        reference: {name: paired(series[name], _series(found, metric), sign) for name in rivals} for reference, found in references.items()
+    }
+    family = _Family(
+        effects=estimates(benefits, study.alpha),
+        totals=estimates(total, study.alpha),
+        adopted_p=better_than_all(benefits, over),
+        single_p={reference: better_than_all(benefits, {reference: found}) for reference, found in over.items()},
+    )
+    judged = [
+        _judge(
+            study,
+            phase,
+            arm,
+            found=evidence.get(arm.name, {}),
+            family=family,
+            benefit=benefits.get(arm.name),
+            total=total[arm.name],
+            over={reference: pairs[arm.name] for reference, pairs in over.items() if arm.name in pairs},
+            collapse=collapse.get(arm.name, {}),
+        )
+        for arm in sorted(arms, key=lambda arm: arm.name != BASELINE)
+    ]
+    winner = _winner(study, judged, {arm.name: arm for arm in arms}, series)
+    return Conclusion(
+        phase=phase.name,
+        winner=winner.name,
+        winner_levels=winner.levels,
+        arms=judged,
+        reason=_phase_reason(study, winner, judged),
+        points=list(points),
+    )
+
+
+def point(study: Study, arm: Arm, metrics: Mapping[int, Metrics], *, replicates: int) -> Point:
+    """A tuning point from its replicates.
+
+    Args:
+        replicates: How many were run. Points are compared over the same replicates, so one that lost some has no objective.
+    """
+    series = _series(metrics, study.objective.metric)
+    complete = len(series) >= replicates and all(math.isfinite(v) for v in series.values())
+    guards = _guards(study.guards, metrics)
+    objective = mean(series.values()) if complete else None
+    feasible = objective is not None and all(guard.holds for guard in guards)
+    return Point(name=arm.name, levels=arm.levels, objective=objective, guards=guards, feasible=feasible)
+
+
+def best_point(study: Study, points: Sequence[Point]) -> Point | None:
+    """The feasible point with the best mean objective, the earlier one of equals; none where no point is feasible."""
+    found = [point for point in points if point.feasible and point.objective is not None]
+    return max(found, key=lambda point: study.objective.sign * (point.objective or 0.0), default=None)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """The estimates of all arms of a phase, by arm."""
+
+    effects: Mapping[str, Estimate]
+    totals: Mapping[str, Estimate]
+    adopted_p: Mapping[str, float]
+    """Adjusted p of "better than the baseline and than every reference"."""
+    single_p: Mapping[str, Mapping[str, float]]
+    """Reference to the same with that reference alone."""
+
+
+def _judge(
+    study: Study,
+    phase: Phase,
+    arm: Arm,
+    *,
+    found: Mapping[int, Metrics],
+    family: _Family,
+    benefit: Paired | None,
+    total: Paired,
+    over: Mapping[str, Paired],
+    collapse: Mapping[int, str],
+) -> ArmVerdict:
+    same = arm.name != BASELINE and benefit is None
+    guards = _guards(study.guards, found)
+    references = [_reference(study, name, pairs, family.single_p[name].get(arm.name)) for name, pairs in over.items()]
+    estimate = family.effects.get(arm.name)
+    zero = Interval(mean=0.0, low=0.0, high=0.0)
+    verdict: VerdictWord
+    if arm.name == BASELINE:
+        effect: Interval | None = zero if found else None
+        verdict, reason = "baseline", "What the arms of this phase are compared with."
+    elif benefit is None:
+        effect = zero
+        verdict, reason = "reject", "It is the same trials as the baseline: its changes have no effect under these settings."
+    else:
+        effect = _interval(study, benefit, estimate)
+        verdict, reason = _decide(study, benefit, estimate, guards, references, family.adopted_p.get(arm.name), len(found))
+    return ArmVerdict(
+        name=arm.name,
+        levels=arm.levels,
+        carried=arm.name == BASELINE and phase.name != study.phases[0].name,
+        replicates=len(found),
+        effect=effect,
+        total_effect=_total(study, total, family.totals.get(arm.name)),
+        p_adjusted=None if estimate is None else estimate.p_adjusted,
+        metrics=mean_metrics(found),
+        collapse=_collapse(collapse),
+        guards=guards,
+        references=references,
+        verdict=verdict,
+        reason=reason,
+        same_trials_as_baseline=same,
+    )
+
+
+def _decide(
+    study: Study,
+    benefit: Paired,
+    estimate: Estimate | None,
+    guards: Sequence[GuardState],
+    references: Sequence[ReferenceState],
+    adopted_p: float | None,
+    results: int,
+) -> tuple[VerdictWord, str]:
+    """The verdict of an arm that competes, and why."""
+    sign, smallest = study.objective.sign, study.objective.smallest_effect
+    left_out = _left_out(benefit)
+    broken = [guard for guard in guards if not guard.holds and guard.value is not None]
+    if results == 0:
+        return "undecided", "No replicate has a result."
+    if broken:
+        return "reject", f"Guard broken: {'; '.join(f'{g.guard} but is {number(g.value)}' for g in broken)}.{left_out}"
+    if benefit.pairs < LEAST_PAIRS:
+        return "undecided", f"Only {benefit.pairs} of the at least {LEAST_PAIRS} paired replicates that an interval needs.{left_out}"
+    if estimate is None:
+        return (
+            "undecided",
+            f"Zero variance: all {benefit.pairs} paired differences are {number(sign * (benefit.mean or 0.0))}, "
+            f"so no test can say how sure that is.{left_out}",
+        )
+    unmeasured = [guard for guard in guards if guard.value is None]
+    said = _said(study, estimate, benefit.pairs)
+    if estimate.high < smallest:
+        what = "Worse than the baseline" if estimate.high < 0 else "Too small to matter"
+        return "reject", f"{what}: {said}; the interval lies below the smallest effect {number(smallest)}.{left_out}"
+    if estimate.p_adjusted >= study.alpha:
+        return "undecided", f"Not told apart from the baseline: {said}; the interval includes 0.{left_out}"
+    if unmeasured:
+        names = listed([guard.metric for guard in unmeasured])
+        return "undecided", f"Better, but no replicate reported {names}, which a guard needs: {said}.{left_out}"
+    if estimate.mean < smallest:
+        return "undecided", f"Better, but by less than the smallest effect {number(smallest)}: {said}.{left_out}"
+    if adopted_p is None or adopted_p >= study.alpha:
+        missing = [reference for reference in references if not reference.beaten] or list(references)
+        shown = "; ".join(f"{one.name} (difference {_difference(one)})" for one in missing)
+        return "undecided", f"Better than the baseline ({said}), but not shown to beat the reference {shown}: learning not shown.{left_out}"
+    held = f"; {'the guard holds' if len(guards) == 1 else f'all {len(guards)} guards hold'}" if guards else ""
+    beats = f"; better than {listed([r.name for r in references])}" if references else ""
+    return "adopt", f"Better than the baseline: {said}{held}{beats}.{left_out}"
+
+
+def _winner(study: Study, judged: Sequence[ArmVerdict], arms: Mapping[str, Arm], series: Mapping[str, Mapping[int, float]]) -> ArmVerdict:
+    """The adopted arm with the largest effect; of those whose difference to it is unresolved, the one with the fewest changes."""
+    sign = study.objective.sign
+    adopted = [arm for arm in judged if arm.verdict == "adopt" and arm.effect is not None]
+    if not adopted:
+        return next(arm for arm in judged if arm.name == BASELINE)
+
+    def benefit(arm: ArmVerdict) -> float:
+        return sign * arm.effect.mean if arm.effect is not None else -math.inf
+
+    best = max(adopted, key=benefit)
+
+    def unresolved(arm: ArmVerdict) -> bool:
+        pairs = paired(series[best.name], series[arm.name], sign)
+        p = pairs.p_different()
+        if p is None:
+            return pairs.mean is None or abs(pairs.mean) < study.objective.smallest_effect
+        return p >= study.alpha
+
+    ties = [arm for arm in adopted if arm.name == best.name or unresolved(arm)]
+    return min(ties, key=lambda arm: (len(arms[arm.name].changes(arms[BASELINE])), -benefit(arm)))
+
+
+def _phase_reason(study: Study, winner: ArmVerdict, judged: Sequence[ArmVerdict]) -> str:
+    adopted = [arm for arm in judged if arm.verdict == "adopt"]
+    if not adopted:
+        return "No arm is adopted: the baseline is carried on."
+    assert winner.effect is not None
+    by = f"{study.objective.metric} {number(winner.effect.mean, signed=True)}{between(winner.effect.low, winner.effect.high)}"
+    best = max(adopted, key=lambda arm: study.objective.sign * (arm.effect.mean if arm.effect is not None else 0.0))
+    if best.name == winner.name:
+        return f"{winner.name} is carried on: {by}{', the largest effect' if len(adopted) > 1 else ''}."
+    return f"{winner.name} is carried on: {by}. {best.name} has a larger mean effect, but the two are not told apart and it changes more."
+
+
+def _series(found: Mapping[int, Metrics], metric: str) -> dict[int, float]:
+    """Replicate to value; a result without the metric counts as NaN, so that its dropped pair is said."""
+    return {replicate: float(metrics.get(metric, math.nan)) for replicate, metrics in sorted(found.items())}
+
+
+def mean_metrics(found: Mapping[int, Metrics]) -> dict[str, float]:
+    """Mean of each metric over the replicates that reported a finite value."""
+    names = sorted({name for metrics in found.values() for name in metrics})
+    means = {name: mean(metrics[name] for metrics in found.values() if name in metrics) for name in names}
+    return {name: value for name, value in means.items() if value is not None}
+
+
+def _guards(guards: Sequence[Guard], found: Mapping[int, Metrics]) -> list[GuardState]:
+    means = mean_metrics(found)
+    values = [means.get(guard.metric) for guard in guards]
+    return [
+        GuardState(guard=str(guard), metric=guard.metric, value=value, holds=value is not None and guard.holds(value))
+        for guard, value in zip(guards, values, strict=True)
+    ]
+
+
+def _reference(study: Study, name: str, pairs: Paired, p: float | None) -> ReferenceState:
+    return ReferenceState(
+        name=name,
+        difference=None if pairs.mean is None else study.objective.sign * pairs.mean,
+        individual=_mirrored(study, pairs.interval(1 - study.alpha)),
+        beaten=p is not None and p < study.alpha,
+    )
+
+
+def _mirrored(study: Study, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Benefits as differences of the metric: where less is better, both ends change sign and places."""
+    if bounds is None or study.objective.sign > 0:
+        return bounds
+    return -bounds[1], -bounds[0]
+
+
+def _interval(study: Study, benefit: Paired, estimate: Estimate | None) -> Interval | None:
+    if benefit.mean is None:
+        return None
+    mean = study.objective.sign * benefit.mean
+    if estimate is None:
+        return Interval(mean=mean, low=None, high=None)
+    low, high = _mirrored(study, (estimate.low, estimate.high)) or (None, None)
+    return Interval(mean=mean, low=low, high=high, individual=_mirrored(study, estimate.individual))
+
+
+def _total(study: Study, pairs: Paired, estimate: Estimate | None) -> Interval | None:
+    """The effect against the study's baseline; exactly 0 where all pairs are equal, which is the baseline itself."""
+    if pairs.pairs and all(difference == 0 for difference in pairs.differences.values()):
+        return Interval(mean=0.0, low=0.0, high=0.0)
+    return _interval(study, pairs, estimate)
+
+
+def _collapse(kinds: Mapping[int, str]) -> str | None:
+    """The kind that all replicates agree on, else each with its count."""
+    counts = Counter(kinds.values())
+    if len(counts) <= 1:
+        return next(iter(counts), None)
+    return ", ".join(f"{kind} ({count} of {len(kinds)})" for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _left_out(benefit: Paired) -> str:
+    if not benefit.dropped:
+        return ""
+    names = ", ".join(map(str, benefit.dropped))
+    return f" Left out for a missing or not finite value: replicate{'s' if len(benefit.dropped) > 1 else ''} {names}."
+
+
+def _said(study: Study, estimate: Estimate, pairs: int) -> str:
+    low, high = _mirrored(study, (estimate.low, estimate.high)) or (None, None)
+    mean = number(study.objective.sign * estimate.mean, signed=True)
+    return f"{study.objective.metric} {mean}{between(low, high)}, adjusted p {probability(estimate.p_adjusted)}, {pairs} pairs"
+
+
+def _difference(reference: ReferenceState) -> str:
+    return number(reference.difference, signed=True) + between(*(reference.individual or (None, None)))

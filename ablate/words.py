@@ -1,0 +1,35 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+NOTHING = 1e-12
+"""Smaller sizes read as 0: an open lower bound (`stats.intervals.ABOVE_ZERO`) and rounding."""
+
+
+def number(value: float | None, *, signed: bool = False) -> str:
+    """Three significant digits."""
+    if value is None:
+        return "not known"
+    if abs(value) < NOTHING:
+        return "0"
+    return f"{value:+.3g}" if signed else f"{value:.3g}"
+
+
+def between(low: float | None, high: float | None) -> str:
+    """` (0.01 to 0.03)`, or nothing where no interval is defined."""
+    return "" if low is None or high is None else f" ({number(low)} to {number(high)})"
+
+
+def probability(p: float) -> str:
+    """Two digits, never 0."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 arm`, `2 arms`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(names: list[str]) -> str:
+    """`a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""

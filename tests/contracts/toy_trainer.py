@@ -1,0 +1,65 @@
+"""A trainer without torch: a sum that depends on every step, checkpoints, and faults on demand.
+
+Config: `steps`, `seed`, `step_s`, `checkpoint_every`, `counts` (folder in which each start leaves a file), `fault`.
+A fault that names a file (`once`) strikes only while that file is absent, and creates it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class ConfigError(ValueError):
+    pass
+
+
+def train(config: Mapping[str, Any], run: Any) -> dict[str, float]:
+    checkpoint = run.directory / "checkpoint.json"
+    start, total = json.loads(checkpoint.read_text()) if checkpoint.exists() else (0, 0.0)
+    if "counts" in config:
+        (Path(config["counts"]) / f"{config['seed']}-from-{start}-{time.monotonic_ns()}").touch()
+    print(f"training from {start}", flush=True)
+    for step in range(start, config["steps"]):
+        strike(config, step)
+        total += ((step + 1) * 7919 + config["seed"] * 104729) % 1009 / 1009
+        time.sleep(config.get("step_s", 0.0))
+        go_on = run.report(step, {"train/total": total})
+        if (step + 1) % config.get("checkpoint_every", 1) == 0 or not go_on:
+            beside = run.directory / ".checkpoint"
+            beside.write_text(json.dumps([step + 1, total]))
+            os.replace(beside, checkpoint)
+        if not go_on:
+            return {}
+    (run.directory / "summary.json").write_text(json.dumps({"collapse": "none"}))
+    return {"probe/total": total, **{name: float(value) for name, value in config.get("extra", {}).items()}}
+
+
+def strike(config: Mapping[str, Any], step: int) -> None:
+    fault = config.get("fault")
+    if fault is None or step != fault["step"]:
+        return
+    if "once" in fault:
+        if Path(fault["once"]).exists():
+            return
+        Path(fault["once"]).touch()
+    match fault["kind"]:
+        case "crash":
+            raise RuntimeError("planted crash")
+        case "nan":
+            raise FloatingPointError("planted nan")
+        case "memory":
+            raise MemoryError("planted")
+        case "invalid":
+            raise ConfigError("planted: no such crop")
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "hang":
+            time.sleep(600)

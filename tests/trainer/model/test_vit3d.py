@@ -1,0 +1,148 @@
+"""The backbone: patches, positions that fit both crop sizes, pooling."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainer.config import Model, TrainerConfig
+from trainer.model import build
+from trainer.model.positions import BASE, patch_coordinates, rotary_table, rotate
+from trainer.model.vit3d import Attention, patchify
+
+
+def tiny(**model: Any) -> TrainerConfig:
+    config = TrainerConfig()
+    config.model = Model(**({"patch_size_voxels": 4, "dim": 24, "depth": 2, "heads": 2, "head_hidden": 16, "bottleneck": 8, "prototypes": 6} | model))
+    config.crops.global_size_voxels, config.crops.local_size_voxels = 16, 8
+    return config
+
+
+def cubes(edge: int, count: int = 2, seed: int = 0) -> Tensor:
+    return torch.randn(count, 1, edge, edge, edge, generator=torch.Generator().manual_seed(seed))
+
+
+def check_patches(found: Callable[[Tensor, int], Tensor]) -> None:
+    image = torch.arange(6 * 6 * 6, dtype=torch.float32).reshape(1, 1, 6, 6, 6)
+    patches = found(image, 3)
+    for token, (d, h, w) in enumerate(itertools.product(range(2), repeat=3)):
+        expected = [float(image[0, 0, 3 * d + i, 3 * h + j, 3 * w + k]) for i, j, k in itertools.product(range(3), repeat=3)]
+        assert patches[0, token].tolist() == expected
+
+
+def test_patches_are_cut_in_axis_order() -> None:
+    check_patches(patchify)
+
+
+def test_swapped_axes_in_patches_are_told_apart() -> None:
+    with pytest.raises(AssertionError):
+        check_patches(lambda image, patch: patchify(image.transpose(2, 4), patch))
+
+
+def test_patch_embedding_equals_a_convolution() -> None:
+    backbone = build(tiny()).backbone
+    kernel = backbone.patch_embedding.weight.reshape(24, 1, 4, 4, 4)
+    image = cubes(16)
+    by_convolution = torch.nn.functional.conv3d(image, kernel, backbone.patch_embedding.bias, stride=4).flatten(2).transpose(1, 2)
+    assert torch.allclose(backbone.patch_embedding(patchify(image, 4)), by_convolution, atol=1e-4)
+
+
+def test_one_voxel_is_one_distance_in_both_crop_sizes() -> None:
+    """A local crop in the middle of a global one has the coordinates of the patches it covers."""
+    in_global, in_local = patch_coordinates(4, 8, 32), patch_coordinates(2, 8, 32)
+    middle = in_global.reshape(4, 4, 4, 3)[1:3, 1:3, 1:3].reshape(-1, 3)
+    assert torch.allclose(in_local, middle)
+    assert in_global.abs().max() == pytest.approx(0.75)
+    assert in_global[1].tolist() == pytest.approx([-0.75, -0.75, -0.25])
+
+
+def naive_rotate(x: list[float], coordinate: list[float]) -> list[float]:
+    half, pairs = len(x) // 2, len(x) // 6
+    turned = [0.0] * len(x)
+    for axis in range(3):
+        for j in range(pairs):
+            i = axis * pairs + j
+            angle = 2 * math.pi * coordinate[axis] / BASE ** (j / pairs)
+            turned[i] = x[i] * math.cos(angle) - x[i + half] * math.sin(angle)
+            turned[i + half] = x[i + half] * math.cos(angle) + x[i] * math.sin(angle)
+    return turned
+
+
+def check_rotation(turn: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    coordinates = torch.rand(5, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x = torch.randn(5, 12, generator=torch.Generator().manual_seed(1))
+    expected = [naive_rotate(row, c) for row, c in zip(x.tolist(), coordinates.tolist(), strict=True)]
+    assert torch.allclose(turn(x, *rotary_table(coordinates, 12)), torch.tensor(expected), atol=1e-5)
+
+
+def test_rotation_equals_the_formula() -> None:
+    check_rotation(rotate)
+
+
+@pytest.mark.parametrize("wrong", [lambda x, c, s: rotate(x, c, s.abs()), lambda x, c, s: rotate(x, s, c), lambda x, c, s: x])
+def test_a_planted_error_in_rotation_fails_the_check(wrong: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(AssertionError):
+        check_rotation(wrong)
+
+
+def test_rotated_products_depend_on_the_offset_alone() -> None:
+    q, k = torch.randn(12, generator=torch.Generator().manual_seed(2)), torch.randn(12, generator=torch.Generator().manual_seed(3))
+    near = torch.tensor([[0.1, -0.2, 0.3], [0.4, 0.1, -0.1]])
+    products = []
+    for shift in (0.0, 0.37):
+        turned = rotate(torch.stack([q, k]), *rotary_table(near + shift, 12))
+        products.append(float(turned[0] @ turned[1]))
+    assert products[0] == pytest.approx(products[1], abs=1e-4)
+
+
+def test_attention_equals_the_loop_over_heads() -> None:
+    attention = Attention(12, 2)
+    x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(4))
+    q, k, v = attention.qkv(x).split(12, dim=-1)
+    mixed = torch.zeros(2, 5, 12)
+    for b, head in itertools.product(range(2), range(2)):
+        channels = slice(6 * head, 6 * head + 6)
+        scores = torch.softmax(q[b, :, channels] @ k[b, :, channels].T / math.sqrt(6), dim=-1)
+        mixed[b, :, channels] = scores @ v[b, :, channels]
+    assert torch.allclose(attention(x, None), attention.out(mixed), atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("registers", [0, 3])
+@pytest.mark.parametrize("layer_scale", [None, 0.1])
+def test_every_shape_of_the_model_reads_both_crop_sizes(positions: str, pooling: str, registers: int, layer_scale: float | None) -> None:
+    net = build(tiny(positions=positions, pooling=pooling, registers=registers, layer_scale=layer_scale))
+    for edge in (16, 8):
+        features = net.features(cubes(edge))
+        assert features.shape == (2, 24)
+        assert torch.isfinite(features).all()
+        assert net.head(features).shape == (2, 6)
+    net.head(net.features(cubes(16))).square().mean().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_moving_anatomy_changes_the_feature(positions: str) -> None:
+    net = build(tiny(positions=positions))
+    if positions == "learned":
+        torch.nn.init.normal_(net.backbone.positions, generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    image = torch.zeros(1, 1, 16, 16, 16)
+    image[..., :4, :4, :4], image[..., 4:8, 4:8, 4:8] = 1.0, -1.0
+    moved = torch.zeros(1, 1, 16, 16, 16)
+    moved[..., :4, :4, :4], moved[..., 12:, 12:, 12:] = 1.0, -1.0
+    assert not torch.allclose(net.features(image), net.features(moved), atol=1e-4)
+
+
+def test_layer_scale_of_zero_makes_blocks_the_identity() -> None:
+    config = tiny(layer_scale=0.0, positions="rotary")
+    backbone = build(config).backbone
+    image = cubes(8)
+    expected = backbone.norm(backbone.patch_embedding(patchify(image, 4))).mean(1)
+    assert torch.allclose(backbone(image), expected, atol=1e-6)

@@ -1,0 +1,112 @@
+"""`python -m trainer [preset=NAME] [key=value ...] [out=DIR]`: train one model, without the platform."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+
+from trainer.config import ConfigError, TrainerConfig, compose, leaves, presets, to_mapping
+
+USAGE = """\
+usage: python -m trainer [preset=NAME] [key=value ...] [out=DIR]
+
+Trains one DINO-3D model and prints its measures. Everything is written into DIR, by default runs/trainer/<date and time>:
+checkpoint.pt, summary.json, crops.parquet, gallery.png. With the DIR of an interrupted run it goes on where that stopped.
+
+  python -m trainer                                             the embedded phantom, two CPU cores
+  python -m trainer loop.steps=0                                the untrained network
+  python -m trainer data.source=/data/ct crops.foreground_crop_prob=1.0 out=runs/ct
+
+presets: {presets}
+
+settings and their defaults:
+{settings}"""
+
+EXIT_DONE, EXIT_FAILED, EXIT_INVALID, EXIT_INTERRUPTED = 0, 1, 2, 3
+WATCHED = ("train/loss_total", "train/prototype_entropy_foreground", "train/foreground_mutual_information", "probe/local_to_global_mrr")
+
+
+class Terminal:
+    """A run in a directory that prints its measures; the first Ctrl-C asks for a checkpoint, the second ends at once."""
+
+    def __init__(self, directory: Path, steps: int) -> None:
+        self.directory = directory
+        self.interrupted = False
+        self._steps = steps
+        self._started = time.monotonic()
+
+    def interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        print("stopping at the next measured step (again: at once, from the last checkpoint) ...", flush=True)
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> bool:
+        shown = "  ".join(f"{name.split('/', 1)[1]} {metrics[name]:.4f}" for name in WATCHED if name in metrics)
+        print(f"step {step}/{self._steps}  {time.monotonic() - self._started:.1f} s  {shown}", flush=True)
+        return not self.interrupted
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 invalid, 3 interrupted and resumable."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if any(word in ("-h", "--help", "help") for word in given):
+        settings = "\n".join(f"  {path}={value}" for path, value in leaves(TrainerConfig()).items())
+        print(USAGE.format(presets=", ".join(presets()), settings=settings))
+        return EXIT_DONE
+    outs = [word.split("=", 1)[1] for word in given if word.startswith("out=")]
+    overrides = [word for word in given if not word.startswith("out=")]
+    try:
+        config = compose(overrides)
+        directory = Path(outs[-1] if outs else f"runs/trainer/{datetime.now():%Y%m%d-%H%M%S}")
+        directory.mkdir(parents=True, exist_ok=True)
+        return _train(config, directory, overrides)
+    except (ConfigError, OSError) as error:
+        print(f"trainer: {error}", file=sys.stderr)
+        return EXIT_INVALID
+
+
+def _train(config: TrainerConfig, directory: Path, overrides: Sequence[str]) -> int:
+    from trainer.train import NonFiniteLoss, train
+
+    run = Terminal(directory, config.loop.steps)
+    before = signal.signal(signal.SIGINT, run.interrupt)
+    again = " ".join(["python -m trainer", *overrides, f"out={directory}"])
+    try:
+        metrics = train(to_mapping(config), run)
+    except NonFiniteLoss as error:
+        print(f"trainer: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except ValueError as error:  # ConfigError, DataError, ProbeError, CheckpointError: each says its mend
+        print(f"trainer: {error}", file=sys.stderr)
+        return EXIT_INVALID
+    except KeyboardInterrupt:
+        print(f"ended at once. To go on from the last checkpoint:\n  {again}")
+        return EXIT_INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if run.interrupted and not (directory / "summary.json").exists():
+        print(f"checkpoint saved. To go on:\n  {again}")
+        return EXIT_INTERRUPTED
+    _table(metrics, directory)
+    return EXIT_DONE
+
+
+def _table(metrics: Mapping[str, float], directory: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("measure", "value", title=str(directory))
+    for name in sorted(metrics):
+        table.add_row(name, f"{metrics[name]:.4f}")
+    Console().print(table)
+    print((directory / "summary.json").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Names of collapse, by stated rules on the measures; and when a collapse is certain enough to stop a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+INFORMED_NATS = 0.2
+"""Foreground mutual information from which crops count as told apart (the studies' guard)."""
+INFORMED_SHARE = 0.05
+"""The same as a share of ln min(K, n), so that many prototypes and crops ask for more; .2 nats at K = 64."""
+IGNORED_NATS = 0.02
+"""Below this the output does not depend on the input: every crop has the same distribution."""
+UNIFORM_ENTROPY = 0.95
+"""Conditional entropy, share of ln K, from which a distribution counts as uniform."""
+SPREAD_ENTROPY = 0.5
+"""Marginal entropy below which the prototypes in use are too few (the studies' guard)."""
+ONE_PROTOTYPE = 1.5
+"""Effective number of prototypes below which there is only one."""
+LOW_USAGE = 0.05
+"""Share of prototypes that are some crop's first choice, below which usage is a partial collapse."""
+
+CERTAIN_AFTER = 0.4
+CERTAIN_MEASURES = 6
+CERTAIN_UNIFORM = 0.995
+CERTAIN_MARGINAL = 0.02
+CERTAIN_NATS = 0.01
+
+
+def classify(metrics: Mapping[str, float]) -> str:
+    """The kind of collapse: `none`, `uniform`, `single_prototype` or `partial`.
+
+    Reads `probe/` keys, else `train/` keys, else bare ones. H: `prototype_entropy_foreground` (without foreground crops, of all),
+    M: `marginal_entropy`, I: `foreground_mutual_information` in nats (else of all). The first rule that holds:
+
+    1. `uniform`: H >= .95 and I < .2; or the input is ignored (I < .02) and M >= .5.
+    2. `single_prototype`: fewer than 1.5 effective prototypes (exp of the marginal entropy; where only M is known, M < .05);
+       or the input is ignored and M < .5.
+    3. `partial`: I < .2 or I < 5 % of ln min(K, n), the most it could be; or the prototypes in use are few: M < .5, also as a
+       share of ln min(K, n) (few crops cannot fill many prototypes), or usage < .05.
+    4. `none`.
+
+    An output that does not depend on the input is therefore always 1 or 2. `none` is no proof of learning: random distributions
+    have mutual information too; retrieval against the untrained network tells.
+
+    Raises:
+        ValueError: The measures lack an entropy or the mutual information.
+    """
+    prefix = next((p for p in ("probe/", "train/", "") if f"{p}marginal_entropy" in metrics), "")
+
+    def read(*names: str) -> float | None:
+        return next((metrics[prefix + name] for name in names if prefix + name in metrics), None)
+
+    conditional = read("prototype_entropy_foreground", "prototype_entropy")
+    marginal, information = read("marginal_entropy"), read("foreground_mutual_information", "mutual_information")
+    if conditional is None or marginal is None or information is None:
+        raise ValueError(
+            f"metrics: expected prototype_entropy, marginal_entropy and foreground_mutual_information but got {sorted(metrics)[:8]}. "
+            "Measure at least two crops first (trainer.measure.prototypes)."
+        )
+    ignored = information < IGNORED_NATS
+    if (conditional >= UNIFORM_ENTROPY and information < INFORMED_NATS) or (ignored and marginal >= SPREAD_ENTROPY):
+        return "uniform"
+    perplexity = read("prototype_perplexity")
+    one = marginal < 0.05 if perplexity is None else perplexity < ONE_PROTOTYPE
+    if one or ignored:
+        return "single_prototype"
+    share, spread, usage = read("foreground_information_share"), read("marginal_spread"), read("prototype_usage")
+    uninformed = information < INFORMED_NATS or (share is not None and share < INFORMED_SHARE)
+    few = (marginal if spread is None else spread) < SPREAD_ENTROPY or (usage is not None and usage < LOW_USAGE)
+    return "partial" if uninformed or few else "none"
+
+
+def certain_collapse(history: Sequence[Mapping[str, float]], step: int, steps: int) -> str | None:
+    """Why a run may be stopped: its collapse is certain; None: it is not. The rule behind `loop.stop_on_collapse`.
+
+    Certain when at least 40 % of the steps are done (`step >= .4 * steps`: later than any warm-up and than the first
+    uniform-looking steps of a healthy run) and the last 6 measures in a row all show the same kind, on the arm's own crops:
+
+    - uniform: `train/prototype_entropy_foreground` (of all crops where there were none) > .995 and mutual information < .01 nats;
+    - one prototype: `train/marginal_entropy` < .02 and mutual information < .01 nats.
+
+    Much stricter than `classify`, because a stopped run cannot recover: being wrong loses a trial, being late some seconds.
+
+    Args:
+        history: `train/` measures, oldest first, one entry for each measuring step.
+        step: Steps done.
+        steps: Steps of the whole run.
+    """
+    if step < CERTAIN_AFTER * steps or len(history) < CERTAIN_MEASURES:
+        return None
+    latest = history[-CERTAIN_MEASURES:]
+    if all(_surely_uniform(m) for m in latest):
+        kind, name = "uniform", "prototype entropy"
+        worst = min(_entropy(m) for m in latest)
+    elif all(_surely_single(m) for m in latest):
+        kind, name = "single_prototype", "marginal entropy"
+        worst = max(m["train/marginal_entropy"] for m in latest)
+    else:
+        return None
+    return (
+        f"collapse is certain at step {step} of {steps}: {kind}, {name} {worst:.4f} of ln K or beyond and mutual information "
+        f"below {CERTAIN_NATS} nats in the last {CERTAIN_MEASURES} measures"
+    )
+
+
+def _entropy(metrics: Mapping[str, float]) -> float:
+    return metrics.get("train/prototype_entropy_foreground", metrics.get("train/prototype_entropy", 0.0))
+
+
+def _information(metrics: Mapping[str, float]) -> float:
+    return metrics.get("train/foreground_mutual_information", metrics.get("train/mutual_information", float("inf")))
+
+
+def _surely_uniform(metrics: Mapping[str, float]) -> bool:
+    return _entropy(metrics) > CERTAIN_UNIFORM and _information(metrics) < CERTAIN_NATS
+
+
+def _surely_single(metrics: Mapping[str, float]) -> bool:
+    return metrics.get("train/marginal_entropy", 1.0) < CERTAIN_MARGINAL and _information(metrics) < CERTAIN_NATS

@@ -1,0 +1,293 @@
+"""Train one DINO-3D model: what a trial runs. Reads top to bottom; the parts are in step, measure, loss, model and data."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from trainer import checkpoint
+from trainer.config import TrainerConfig, from_mapping
+from trainer.data import Batch, Scan, Split, batches, load_scans, split_scans
+from trainer.measure import Probe, TrainMeasures, certain_collapse, classify
+from trainer.model import embed
+from trainer.step import GLOBALS, Learner, NotFinite, StepResult
+
+CALIBRATION_BATCHES = 4
+"""Training batches from which an untrained network's feature norm learns its statistics."""
+HISTORY = 32
+"""Measures kept for the rule of `loop.stop_on_collapse`."""
+
+
+class Run(Protocol):
+    """Where a trial lives and whom it tells."""
+
+    @property
+    def directory(self) -> Path:
+        """Private to this attempt; checkpoints and artifacts live here."""
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Take measures; False: save a checkpoint and return now."""
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The one NaN policy: a loss or gradient that is not finite ends the trial; the last finite state is kept."""
+
+
+@dataclass
+class Progress:
+    """How far a trial is; goes into the checkpoint."""
+
+    step: int = 0
+    """Batches seen, skipped ones included."""
+    applied: int = 0
+    unmatched_locals: int = 0
+    seconds: float = 0.0
+    """In steps: data, update and training measures, without probes."""
+    data_seconds: float = 0.0
+    stopped: str | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def train(config: Mapping[str, object], run: Run) -> dict[str, float]:
+    """Train, or go on from the checkpoint in `run.directory`; on CPU the result is that of an uninterrupted run, bit for bit.
+
+    Every `measure.every_steps` the run hears `train/` and `loop/` measures, at `measure.rungs` and at the end `probe/` too.
+    At the end `summary.json`, `crops.parquet` and `gallery.png` are written beside the checkpoint.
+
+    Args:
+        config: Nested or dotted settings on top of their preset; see trainer.config.
+
+    Returns:
+        The last `train/` and `loop/` and the final `probe/` measures. Where `report` answered False: those it was
+        told, and nothing but the checkpoint is written.
+
+    Raises:
+        ConfigError, DataError, ProbeError, CheckpointError: Before any training; the message says the mend.
+        NonFiniteLoss: The loss or its gradient is not finite.
+    """
+    settings = from_mapping(config)
+    device = device_of(settings)
+    progress = Progress()
+    with collected_warnings(progress.warnings):
+        scans = load_scans(settings)
+        split = split_scans(settings, len(scans))
+        probe = Probe(scans, split.test if settings.measure.split == "test" else split.select, settings)
+        learner, measures = Learner(settings, device), TrainMeasures(settings, scans)
+        resume(run.directory, settings, learner, measures, progress)
+
+        feed = batches(scans, split.train, settings, progress.step)
+        if settings.loop.steps == 0:
+            calibrate(learner, feed)
+        while progress.step < settings.loop.steps and progress.stopped is None:
+            advance(learner, measures, progress, feed, settings, run.directory)
+            if is_measured(progress.step, settings):
+                metrics = measures.metrics() | loop_measures(progress, settings)
+                progress.history = [*progress.history, metrics][-HISTORY:]
+                if settings.loop.stop_on_collapse:
+                    progress.stopped = certain_collapse(progress.history, progress.step, settings.loop.steps)
+                if progress.step in rungs(settings):
+                    metrics = metrics | probe.measure(embedder(learner))
+                if progress.step < settings.loop.steps and progress.stopped is None and not run.report(progress.step, metrics):
+                    save(run.directory, settings, learner, measures, progress)
+                    return metrics
+            if is_saved(progress.step, settings):
+                save(run.directory, settings, learner, measures, progress)
+
+        metrics = measures.metrics() | loop_measures(progress, settings) | probe.measure(embedder(learner))
+        save(run.directory, settings, learner, measures, progress)
+        if settings.measure.record_crops:
+            seen = next(batches(scans, split.train, settings, max(progress.step - 1, 0)))
+            write_crops(run.directory, settings, scans, measures, seen)
+        write_summary(run.directory, summary_of(metrics, progress, scans, split))
+        run.report(progress.step, metrics)
+    return metrics
+
+
+def advance(
+    learner: Learner, measures: TrainMeasures, progress: Progress, feed: Iterator[Batch], settings: TrainerConfig, directory: Path
+) -> None:
+    """One batch, one update, its measures."""
+    started = time.perf_counter()
+    batch = next(feed)
+    progress.data_seconds += time.perf_counter() - started
+    try:
+        result = learner.step(batch, progress.step)
+    except NotFinite as error:
+        kept = "The state before it is kept in the checkpoint."
+        if learner.is_finite():
+            save(directory, settings, learner, measures, progress)
+        else:
+            kept = "The weights are not finite either; the last checkpoint is kept as it was."
+        raise NonFiniteLoss(
+            f"step {progress.step} of {settings.loop.steps}: expected a finite loss and gradient but {error}. {kept} "
+            "Lower loop.lr, raise loss.teacher_temperature, or check the data's intensities."
+        ) from error
+    progress.step += 1
+    progress.applied += result.applied
+    progress.unmatched_locals += result.unmatched_locals
+    record(measures, batch, result, with_outputs=is_measured(progress.step, settings))
+    progress.seconds += time.perf_counter() - started
+
+
+def record(measures: TrainMeasures, batch: Batch, result: StepResult, *, with_outputs: bool) -> None:
+    """Hand a step to the training measures; outputs (of the student's global crops) on measuring steps only."""
+    logits = features = ratio = None
+    if with_outputs and result.logits is not None and result.features is not None:
+        logits, features = result.logits.float().cpu().numpy(), result.features.float().cpu().numpy()
+        ratio = batch.ratio[:, :GLOBALS].T.reshape(-1)
+    measures.update(
+        batch, losses=result.losses, student_logits=logits, features=features, ratio=ratio, crop_losses=result.crop_losses
+    )
+
+
+def calibrate(learner: Learner, feed: Iterator[Batch]) -> None:
+    """Give an untrained network the normalisation statistics of training crops; its weights stay as drawn."""
+    for _ in range(CALIBRATION_BATCHES):
+        learner.calibrate(next(feed))
+
+
+def resume(directory: Path, settings: TrainerConfig, learner: Learner, measures: TrainMeasures, progress: Progress) -> None:
+    """Take up the state of the checkpoint in the directory, if there is one.
+
+    Raises:
+        CheckpointError: It is unreadable or belongs to another configuration.
+    """
+    state = checkpoint.load(directory, settings, learner.device)
+    if state is None:
+        return
+    learner.load_state_dict(state["learner"])
+    measures.load_state_dict(state["measures"])
+    earlier = state["progress"].pop("warnings")
+    progress.warnings[:] = list(dict.fromkeys([*earlier, *progress.warnings]))
+    for name, value in state["progress"].items():
+        setattr(progress, name, value)
+
+
+def save(directory: Path, settings: TrainerConfig, learner: Learner, measures: TrainMeasures, progress: Progress) -> None:
+    """Keep all that the rest of the run depends on."""
+    state = {"learner": learner.state_dict(), "measures": measures.state_dict(), "progress": asdict(progress)}
+    checkpoint.save(directory, settings, state)
+
+
+def rungs(settings: TrainerConfig) -> set[int]:
+    """Steps at which the probe is measured, beside the end."""
+    return {round(share * settings.loop.steps) for share in settings.measure.rungs}
+
+
+def is_measured(step: int, settings: TrainerConfig) -> bool:
+    """Whether measures are reported after this many steps."""
+    return step % settings.measure.every_steps == 0 or step == settings.loop.steps or step in rungs(settings)
+
+
+def is_saved(step: int, settings: TrainerConfig) -> bool:
+    """Whether a checkpoint is due after this many steps; the end saves its own."""
+    every = settings.loop.checkpoint_every_steps
+    return every > 0 and step % every == 0 and step < settings.loop.steps
+
+
+def loop_measures(progress: Progress, settings: TrainerConfig) -> dict[str, float]:
+    """`loop/updates_applied`: updates over steps. `loop/data_fraction`: share of the steps' time spent waiting for data.
+
+    `train/unmatched_locals`: share of local crops without any partner, in [0, 1]. Nothing before the first step.
+    """
+    if not progress.step:
+        return {}
+    found = {
+        "loop/updates_applied": progress.applied / progress.step,
+        "loop/steps_per_second": progress.step / max(progress.seconds, 1e-9),
+        "loop/data_fraction": progress.data_seconds / max(progress.seconds, 1e-9),
+    }
+    if settings.crops.local_crops:
+        crops = progress.step * settings.loop.batch_size * settings.crops.local_crops
+        found["train/unmatched_locals"] = progress.unmatched_locals / crops
+    return found
+
+
+def embedder(learner: Learner) -> Callable[..., Any]:
+    """The student as the probe sees it: evaluation mode, crops in, features and logits out."""
+    return lambda images: embed(learner.student, images, learner.device)
+
+
+def summary_of(metrics: Mapping[str, float], progress: Progress, scans: Sequence[Scan], split: Split) -> dict[str, object]:
+    """What the measures cannot say in numbers."""
+    return {
+        "collapse": classify({name: value for name, value in metrics.items() if name.startswith("probe/")}),
+        "stopped": progress.stopped,
+        "warnings": progress.warnings,
+        "scans": {name: [scans[i].name for i in getattr(split, name)] for name in ("train", "select", "test")},
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def write_summary(directory: Path, summary: Mapping[str, object]) -> None:
+    """`summary.json`, whole or not at all."""
+    with replacing(directory / "summary.json") as beside:
+        beside.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+
+
+def write_crops(directory: Path, settings: TrainerConfig, scans: Sequence[Scan], measures: TrainMeasures, batch: Batch) -> None:
+    """Every crop on record (`crops.parquet`) and one batch to look at (`gallery.png`)."""
+    import pyarrow.parquet as pq
+
+    from trainer.viewer import gallery
+
+    with replacing(directory / "crops.parquet") as beside:
+        pq.write_table(measures.crop_table(), beside)
+    with replacing(directory / "gallery.png") as beside:
+        gallery(beside, scans, batch, settings)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside the wanted one that takes its place when the block ends well."""
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def collected_warnings(into: list[str]) -> Iterator[None]:
+    """Whatever the trainer's rooms log as a warning, each text once."""
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            if text not in into:
+                into.append(text)
+
+    logger, collector = logging.getLogger("trainer"), Collector(logging.WARNING)
+    logger.addHandler(collector)
+    try:
+        yield
+    finally:
+        logger.removeHandler(collector)
+
+
+def device_of(settings: TrainerConfig) -> torch.device:
+    """The device that `loop.device` names; `auto` takes CUDA where there is one.
+
+    Raises:
+        ValueError: CUDA is asked for and there is none.
+    """
+    asked = settings.loop.device
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ValueError("loop.device: expected a CUDA device but torch sees none. Use loop.device=auto, or install a CUDA build of torch.")
+    return torch.device(asked)

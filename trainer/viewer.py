@@ -1,0 +1,218 @@
+"""The crop gallery: where the crops of a step lay and what the network saw, in one picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int, Num, UInt8
+
+from trainer.config import TrainerConfig
+from trainer.data.augment import normalise
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
+
+    from trainer.data.batches import Batch
+    from trainer.data.volumes import Scan
+
+ROWS = 4
+LOCALS = 6
+PANEL, THUMB, GAP, TEXT, HEAD = 264, 122, 10, 15, 66
+INK, PALE, PAPER, ALARM = (235, 235, 235), (165, 165, 170), (22, 23, 26), (255, 110, 90)
+GLOBALS = ((230, 159, 0), (86, 180, 233))  # told apart by colour-blind readers too (Okabe & Ito 2008)
+OUTSIDE = (204, 121, 167)
+
+
+@dataclass(frozen=True)
+class _Crop:
+    name: str
+    corner: Int[np.ndarray, "3"]
+    size: int
+    colour: tuple[int, int, int]
+    width: int
+    image: Num[np.ndarray, "depth height width"]
+    words: tuple[str, ...]
+    violated: bool
+
+
+def gallery(path: Path, scans: Sequence[Scan], batch: Batch, config: TrainerConfig) -> None:
+    """Write a PNG of the first scans of a batch (at most four different ones): one row each.
+
+    A row shows an axial and a coronal slice in the HU window with the boxes of all crops, then each crop as the network
+    saw it (augmented, its middle axial slice) with its body share by the yardstick and by the arm's own foreground. Global crops are
+    A and B; a local crop has the colour of the global one that contains it, its parent first, and a third colour where it
+    lies in neither. Dashed boxes lie beside the slice.
+
+    The file is written beside and renamed.
+    """
+    from PIL import Image, ImageDraw
+
+    chosen = np.sort(np.unique(batch.scan, return_index=True)[1])[:ROWS]
+    shown = min(batch.local_corners.shape[1], LOCALS)
+    across = -(-(2 + shown) // 2)
+    width = 4 * GAP + 2 * PANEL + across * (THUMB + GAP)
+    height = HEAD + len(chosen) * _row_height()
+    image = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(image)
+    _legend(draw, batch, len(chosen), width)
+    for row, position in enumerate(chosen):
+        scan = scans[int(batch.scan[position])]
+        crops = _crops(batch, int(position), config)
+        _row(image, draw, HEAD + row * _row_height(), scan, crops, _caption(scan, batch, int(position)), config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("wb") as file:
+        image.quantize(128).save(file, format="PNG", optimize=True)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _row_height() -> int:
+    return TEXT + 8 + max(PANEL + TEXT, 2 * (THUMB + 2 * TEXT + 4)) + GAP
+
+
+def _crops(batch: Batch, position: int, config: TrainerConfig) -> list[_Crop]:
+    big, small = config.crops.global_size_voxels, config.crops.local_size_voxels
+    corners = batch.global_corners[position]
+    found = []
+    for view in range(2 + min(batch.local_corners.shape[1], LOCALS)):
+        ratio, own = float(batch.ratio[position, view]), float(batch.ratio_own[position, view])
+        if view < 2:
+            name, corner, size, colour, width, image = "AB"[view], corners[view], big, GLOBALS[view], 3, batch.globals[position, view, 0]
+            place = ""
+        else:
+            local = view - 2
+            corner, size, width, image = batch.local_corners[position, local], small, 2, batch.locals[position, local, 0]
+            inside = _inside(corner, small, corners, big, int(batch.local_parents[position, local]))
+            name, colour = str(local + 1), OUTSIDE if inside is None else GLOBALS[inside]
+            place = " in neither" if inside is None else f" in {'AB'[inside]}"
+        violated = bool(batch.violations[position, view])
+        words = (f"{name}{place}" + (" · below ratio" if violated else ""), f"body {ratio:.2f} · own {own:.2f}")
+        found.append(_Crop(name, corner, size, colour, width, image, words, violated))
+    return found
+
+
+def _inside(corner: Int[np.ndarray, "3"], size: int, parents: Int[np.ndarray, "2 3"], parent_size: int, first: int) -> int | None:
+    """The global crop that contains the whole local one, the coin's parent first."""
+    for which in (first, 1 - first):
+        if (corner >= parents[which]).all() and (corner + size <= parents[which] + parent_size).all():
+            return which
+    return None
+
+
+def _caption(scan: Scan, batch: Batch, position: int) -> str:
+    contained = batch.local_containment[position]
+    words = f"{scan.name} · globals share IoU {float(batch.global_iou[position]):.2f}"
+    return words + (f" · locals inside a global: {float(np.mean(contained)):.0%} of their voxels" if contained.size else "")
+
+
+def _legend(draw: ImageDraw.ImageDraw, batch: Batch, scans: int, width: int) -> None:
+    draw.text((GAP, 8), f"Crops of step {batch.step}, {scans} of {len(batch.scan)} scans", INK, _font(16))
+    x = GAP
+    for colour, line, words in (
+        (GLOBALS[0], 3, "global A"),
+        (GLOBALS[1], 3, "global B"),
+        (PALE, 2, "thin: local, in the colour of the global it lies in"),
+        (OUTSIDE, 2, "local in neither"),
+    ):
+        draw.rectangle((x, 36, x + 14, 48), outline=colour, width=line)
+        draw.text((x + 20, 34), words, PALE, _font(12))
+        x += 32 + int(draw.textlength(words, _font(12)))
+    if x + 190 < width:
+        _dashed(draw, (x, 36, x + 14, 48), PALE, 2)
+        draw.text((x + 20, 34), "dashed: beside this slice", PALE, _font(12))
+
+
+def _row(
+    image: Image.Image, draw: ImageDraw.ImageDraw, top: int, scan: Scan, crops: Sequence[_Crop], caption: str, config: TrainerConfig
+) -> None:
+    draw.line((GAP, top - 4, image.width - GAP, top - 4), (60, 62, 68))
+    draw.text((GAP, top), caption, INK, _font(13))
+    top += TEXT + 8
+    for column, (plane, axis) in enumerate((("axial", 0), ("coronal", 1))):
+        _slice(image, draw, (GAP + column * (PANEL + GAP), top), plane, axis, scan, crops, config)
+    left = 3 * GAP + 2 * PANEL
+    across = -(-len(crops) // 2)
+    for n, crop in enumerate(crops):
+        x, y = left + (n % across) * (THUMB + GAP), top + (n // across) * (THUMB + 2 * TEXT + 4)
+        middle = crop.image[crop.size // 2]
+        image.paste(_grey(middle, THUMB, THUMB), (x, y))
+        draw.rectangle((x, y, x + THUMB - 1, y + THUMB - 1), outline=crop.colour, width=crop.width)
+        for line, words in enumerate(crop.words):
+            draw.text((x, y + THUMB + 1 + line * (TEXT - 2)), words, ALARM if crop.violated and line == 0 else PALE, _font(11))
+
+
+def _slice(
+    image: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    plane: str,
+    axis: int,
+    scan: Scan,
+    crops: Sequence[_Crop],
+    config: TrainerConfig,
+) -> None:
+    """One slice with boxes; coronal slices have the last slice of the scan, the head, on top."""
+    index = _busiest(crops, axis, scan.voxels.shape[axis])
+    across, down = 2, 1 - axis  # axial: height runs down; coronal: depth runs up
+    pixels = normalise(np.take(scan.voxels, index, axis=axis), config.data)
+    if axis == 1:
+        pixels = pixels[::-1]
+    length = [n * s for n, s in zip(scan.voxels.shape, scan.spacing_mm, strict=True)]
+    scale = PANEL / max(length[across], length[down])
+    width, height = max(1, round(length[across] * scale)), max(1, round(length[down] * scale))
+    image.paste(_grey(pixels, width, height), at)
+    per = (width / scan.voxels.shape[across], height / scan.voxels.shape[down])
+    for crop in sorted(crops, key=lambda c: -c.size):
+        x0, x1 = (at[0] + (crop.corner[across] + n) * per[0] for n in (0, crop.size))
+        y0, y1 = (at[1] + (crop.corner[down] + n) * per[1] for n in (0, crop.size))
+        if axis == 1:
+            y0, y1 = 2 * at[1] + height - y1, 2 * at[1] + height - y0
+        box = (round(x0), round(y0), min(round(x1), at[0] + width) - 1, min(round(y1), at[1] + height) - 1)
+        if crop.corner[axis] <= index < crop.corner[axis] + crop.size:
+            draw.rectangle(box, outline=crop.colour, width=crop.width)
+        else:
+            _dashed(draw, box, crop.colour, max(1, crop.width - 1))
+        tag = draw.textbbox((box[0] + crop.width + 1, box[1] + crop.width), crop.name, _font(11))
+        draw.rectangle((tag[0] - 1, tag[1] - 1, tag[2] + 1, tag[3] + 1), PAPER)
+        draw.text((box[0] + crop.width + 1, box[1] + crop.width), crop.name, crop.colour, _font(11))
+    draw.text((at[0], at[1] + height + 1), f"{plane} {index} of {scan.voxels.shape[axis]}", PALE, _font(11))
+
+
+def _busiest(crops: Sequence[_Crop], axis: int, slices: int) -> int:
+    """The slice that most crops meet; among equals the one nearest to the middle of A."""
+    met = np.zeros(slices, np.int64)
+    for crop in crops:
+        met[crop.corner[axis] : crop.corner[axis] + crop.size] += 1
+    best = np.flatnonzero(met == met.max())
+    middle = crops[0].corner[axis] + crops[0].size / 2
+    return int(best[np.abs(best - middle).argmin()])
+
+
+def _grey(pixels: Num[np.ndarray, "height width"], width: int, height: int) -> Image.Image:
+    from PIL import Image
+
+    grey: UInt8[np.ndarray, "height width"] = ((np.clip(pixels, -1, 1) + 1) * 127.5).astype(np.uint8)
+    return Image.fromarray(grey).resize((width, height), Image.Resampling.BILINEAR).convert("RGB")
+
+
+def _dashed(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: tuple[int, int, int], width: int, dash: int = 5) -> None:
+    x0, y0, x1, y1 = box
+    for start in range(x0, x1, 2 * dash):
+        for y in (y0, y1):
+            draw.line((start, y, min(start + dash, x1), y), colour, width)
+    for start in range(y0, y1, 2 * dash):
+        for x in (x0, x1):
+            draw.line((x, start, x, min(start + dash, y1)), colour, width)
+
+
+def _font(size: int) -> object:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
