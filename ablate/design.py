@@ -82,8 +82,9 @@ def inert_switches(phase: Phase, carried: Levels, identity: Callable[[Levels], s
         return []
     useless = []
     for switch in switches:
-        contrasts = _contrasts(phase, switch, switches, ground)
-        if all(len({identity(levels) for levels in contrast}) < 2 for contrast in contrasts):
+        groups = [group for group in _contrasts(phase, switch, switches, ground) if len({_identity(levels) for levels in group}) > 1]
+        # Without such a group the switch holds what is carried already: it changes nothing, but not for want of effect.
+        if groups and all(len({identity(levels) for levels in group}) < 2 for group in groups):
             useless.append(switch.key)
     return useless
 

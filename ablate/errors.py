@@ -6,6 +6,7 @@ AblateError
 ├── TrainerError        the trainer the study names cannot be imported or breaks its contract; exit code 2
 ├── StudyBusy           another controller runs this study; exit code 2
 ├── LedgerError         the ledger cannot be read or written; exit code 2
+├── BaselineFailed      no replicate of the arm that all others pair with has a result; exit code 1
 ├── BudgetSpent         the budget is used up before the study ended; exit code 3, resumable
 └── Interrupted         the user stopped the run; exit code 3, resumable
 """
@@ -45,6 +46,12 @@ class StudyBusy(AblateError):
 
 class LedgerError(AblateError):
     """The ledger cannot be read or written."""
+
+
+class BaselineFailed(AblateError):
+    """No replicate of the arm that all others pair with has a result, so nothing can be decided."""
+
+    exit_code = 1
 
 
 class BudgetSpent(AblateError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ablate import design
 from ablate.offers import Offers
-from ablate.study import Arm, Levels, Phase, Study, Tune
+from ablate.study import BASELINE, Arm, Levels, Phase, Study, Tune
 from ablate.trial import TrialSpec, signature_of
 
 FRESH_REPLICATE = 1000
@@ -101,7 +101,7 @@ def plan(study: Study, offers: Offers, seconds_per_trial: float | None = None, f
         finished: Signatures that need not run again.
     """
     data_hash = offers.data_hash(offers.config(study.baseline, 0)) if finished else ""
-    origin = Arm(name="baseline", levels=dict(study.baseline))
+    origin = Arm(name=BASELINE, levels=dict(study.baseline))
     references = [Arm(name=name, levels={**study.baseline, **levels}) for name, levels in study.references.items()]
     known = set(finished)
     phases = []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ablate import design, gates, plan, trial, verdict
-from ablate.errors import BudgetSpent, StudyError
+from ablate.errors import BaselineFailed, BudgetSpent, StudyError
 from ablate.execution.pool import Queue, QueueEvent
 from ablate.ledger import Ledger
 from ablate.offers import Offers
@@ -132,6 +132,8 @@ class Stage:
         origin_specs = self._specs(REFERENCES, origin, replicates)
         self._complete(phase.name, {"study baseline": origin_specs} | reference_specs | specs)
         baseline = {spec.signature for spec in specs[BASELINE]}
+        if not self._metrics(specs[BASELINE]):
+            raise BaselineFailed(self._why_failed(phase, specs[BASELINE]))
         return verdict.conclude(
             self.study,
             phase,
@@ -174,6 +176,13 @@ class Stage:
         self.ledger.add_trials(phase, arm.name, specs)
         return specs
 
+    def _why_failed(self, phase: Phase, specs: Sequence[trial.TrialSpec]) -> str:
+        message = next((record.message for spec in specs if (record := self.ledger.trial(spec.signature)).message), "no cause is known")
+        return (
+            f"{self.study.study}: phase {phase.name} cannot be decided, since no replicate of its baseline has a result. {message}. "
+            f"Mend the cause, move {self.root / self.study.study} away and run again; trials that are done are found again."
+        )
+
     def _complete(self, phase: str, arms: Mapping[str, Sequence[trial.TrialSpec]]) -> None:
         specs = list({spec.signature: spec for found in arms.values() for spec in found}.values())
         self._check_budget(specs)
@@ -182,7 +191,7 @@ class Stage:
 
     def _check_budget(self, specs: Sequence[trial.TrialSpec]) -> None:
         budget, used = self.study.budget, self.ledger.used()
-        new = {s.signature for s in specs if trial.result_of(self.root, s.signature) is None}
+        new = {s.signature for s in specs if s.signature not in used.started and trial.result_of(self.root, s.signature) is None}
         if budget.trials is not None and used.trials + len(new) > budget.trials:
             raise BudgetSpent(
                 f"budget.trials: {used.trials} of {budget.trials} trials are used and the next {len(new)} do not fit. "

@@ -291,15 +291,16 @@ def accept(root: Path, signature: str, attempt: int) -> None:
     """Make an attempt the trial's result, for good: where another study accepted one before, that one stays."""
     accepted = TrialFiles(root, signature).accepted
     beside = accepted.with_name(f".accepted.{os.getpid()}")
-    write_atomic(beside, json.dumps({"attempt": attempt}))
+    _write_synced(beside, json.dumps({"attempt": attempt}))
     try:
         os.link(beside, accepted)
-        _sync_directory(accepted.parent)
+        beside.unlink()
     except FileExistsError:
-        if result_of(root, signature) is None:
+        if result_of(root, signature) is not None:
+            beside.unlink()
+        else:
             os.replace(beside, accepted)
-            return
-    beside.unlink()
+    _sync_directory(accepted.parent)
 
 
 def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
@@ -309,14 +310,20 @@ def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
         durable: Sync the file and its folder, so that it outlives a power failure; without, it outlives a kill.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(beside, path)
     if durable:
+        _write_synced(beside, text)
+        os.replace(beside, path)
         _sync_directory(path.parent)
+    else:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_directory(directory: Path) -> None:

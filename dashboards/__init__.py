@@ -1,0 +1,1 @@
+"""Results to look at: frames become plotly figures, figures become one page. Reads `ablate.results` only."""

@@ -52,7 +52,9 @@ def load(directory: Path, config: TrainerConfig, device: torch.device) -> dict[s
         found = torch.load(path, map_location=device, weights_only=True)
         known = found["format"] == FORMAT
     except Exception as error:  # a torn or foreign file raises anything from EOFError to UnpicklingError
-        raise CheckpointError(f"{path}: expected a checkpoint but it cannot be read ({error}). Remove it to train from the start.") from error
+        raise CheckpointError(
+            f"{path}: expected a checkpoint but it cannot be read ({error}). Remove it to train from the start."
+        ) from error
     if not known:
         raise CheckpointError(f"{path}: expected format {FORMAT} but got {found['format']}. Remove it to train from the start.")
     differing = _differences(json.loads(found["config"]), config)

@@ -142,9 +142,7 @@ class Learner:
             targets = self._targets(globals_, locals_, pairs, step)
             features, logits = self._student(globals_, locals_)
         views = batch.ratio_own.shape[1]
-        losses = pair_losses(
-            logits.float().view(views, len(batch.scan), -1), targets, student_temp=self.config.loss.student_temperature
-        )
+        losses = pair_losses(logits.float().view(views, len(batch.scan), -1), targets, student_temp=self.config.loss.student_temperature)
         total = weighted_mean(losses, pairs.weights) * pairs.scale
         if self.config.loss.koleo_weight:
             total = total + self.config.loss.koleo_weight * sum(koleo_loss(view) for view in features[: len(globals_)].chunk(GLOBALS))
@@ -226,7 +224,7 @@ class Learner:
             raise NotFinite(f"the loss is {float(total.detach())}")
         loop = self.config.loop
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         if step < loop.freeze_last_layer_steps:
             self.student.dino_head.prototypes.grad = None

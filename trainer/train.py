@@ -145,9 +145,7 @@ def record(measures: TrainMeasures, batch: Batch, result: StepResult, *, with_ou
     if with_outputs and result.logits is not None and result.features is not None:
         logits, features = result.logits.float().cpu().numpy(), result.features.float().cpu().numpy()
         ratio = batch.ratio[:, :GLOBALS].T.reshape(-1)
-    measures.update(
-        batch, losses=result.losses, student_logits=logits, features=features, ratio=ratio, crop_losses=result.crop_losses
-    )
+    measures.update(batch, losses=result.losses, student_logits=logits, features=features, ratio=ratio, crop_losses=result.crop_losses)
 
 
 def calibrate(learner: Learner, feed: Iterator[Batch]) -> None:

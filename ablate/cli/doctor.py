@@ -28,7 +28,7 @@ class Check(TypedDict):
 
 def checks(runs: Path) -> list[Check]:
     """Look at Python, packages, processors, GPUs, disk, the runs folder, MLflow's store and Slurm."""
-    found = [
+    return [
         _python(),
         *(_package(name) for name in PACKAGES),
         _processors(),
@@ -38,7 +38,6 @@ def checks(runs: Path) -> list[Check]:
         _mlflow(runs),
         _slurm(),
     ]
-    return found
 
 
 def _python() -> Check:

@@ -46,14 +46,12 @@ def status_of(runs: Path, study: str) -> dict[str, object]:
     controller = holder(runs, study)
     finished = any(event.kind == "done" for event in ledger.events()[-1:])
     state = f"running (process {controller['pid']} on {controller['host']})" if controller else "done" if finished else "stopped, resumable"
+    places: dict[str, list[str]] = {}
+    for use in ledger.uses():
+        if trials[use.signature].state == TrialState.FAILED:
+            places.setdefault(use.signature, []).append(f"{use.phase}/{use.arm} r{use.replicate}")
     failures = [
-        {
-            "where": f"{use.phase}/{use.arm} r{use.replicate}",
-            "cause": str(trials[use.signature].cause),
-            "message": trials[use.signature].message,
-        }
-        for use in ledger.uses()
-        if trials[use.signature].state == TrialState.FAILED
+        {"signature": s, "where": where, "cause": str(trials[s].cause), "message": trials[s].message} for s, where in places.items()
     ]
     used = ledger.used()
     return {

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ablate import words
-from ablate.results import Results
 
+if TYPE_CHECKING:  # `ablate plan` prints too, and need not wait for the ledger's packages
+    from ablate.results import Results
+
+SHOWN_FAILURES = 5
 STYLES = {"adopt": "bold green", "reject": "red", "undecided": "yellow", "baseline": "dim", "reference": "dim"}
 
 
@@ -113,17 +116,22 @@ def print_status(document: Mapping[str, Any]) -> None:
         cells = (str(phase[key]) for key in ("arms", "done", "running", "queued", "failed"))
         table.add_row(Text(phase["name"]), *cells, Text(phase["winner"] or ""))
     console.print(table)
-    for failure in document["failures"]:
-        console.print(f"failed: {failure['where']}: {failure['message']}", markup=False, highlight=False)
+    for failure in document["failures"][:SHOWN_FAILURES]:
+        console.print(f"failed: {failure['message']}", markup=False, highlight=False)
+    if len(document["failures"]) > SHOWN_FAILURES:
+        console.print(f"and {len(document['failures']) - SHOWN_FAILURES} more failed trials: ablate status {document['study']} --json")
 
 
 def print_comparison(document: Mapping[str, Any]) -> None:
-    """Arms as columns, settings and metrics as rows."""
+    """Arms as lettered columns with a legend, settings and metrics as rows."""
     console, arms = Console(), document["arms"]
+    letters = [chr(ord("A") + i) if i < 26 else f"A{i}" for i in range(len(arms))]
+    for letter, arm in zip(letters, arms, strict=True):
+        console.print(f"{letter}  {arm['phase']}/{arm['name']}", markup=False, highlight=False)
     table = Table(title=f"{document['study']}: arms side by side", title_justify="left")
-    table.add_column("", overflow="fold")
-    for arm in arms:
-        table.add_column(Text(f"{arm['phase']}/{arm['name']}"), overflow="fold")
+    table.add_column("", overflow="fold", min_width=20)
+    for letter in letters:
+        table.add_column(letter)
     for path in document["settings"]:
         table.add_row(Text(path), *(Text(str(arm["levels"].get(path, "-"))) for arm in arms))
     table.add_section()

@@ -284,7 +284,7 @@ class Queue:
         where = f"{uses[0].phase}/{uses[0].arm} r{uses[0].replicate}" if uses else f"trial {signature}"
         return (
             f"{where}, attempt {number}: {ended.cause}: {ended.message.rstrip('.')}. Log: {trial.attempt(number).log}. "
-            f"To run it alone: python -m ablate.execution.worker {trial.directory}"
+            f"To run it alone: {sys.executable} -m ablate.execution.worker {trial.directory}"
         )
 
     def _assign(self) -> list[tuple[Member, Order]]:

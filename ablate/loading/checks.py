@@ -11,14 +11,11 @@ from ablate import design
 from ablate.loading.problem import Keys, Problem
 from ablate.loading.wording import plain
 from ablate.offers import Offers, SettingType
-from ablate.study import BASELINE, Arm, Levels, Phase, Range, Study, Tune, nearest
+from ablate.study import BASELINE, REFERENCES, Arm, Levels, Phase, Range, Study, Tune, nearest
 from ablate.trial import flatten
 
 YARDSTICK = "measure."
 """Settings of this section measure all arms alike: `trainer.set` may change them for the whole study, an arm may not."""
-
-RESERVED_PHASES = ("references",)
-"""The ledger keeps the references' trials under this name."""
 
 MOST_CARRIES = 128
 """With more assignments that could be carried into a phase, what depends on them is left to the start of the phase."""
@@ -59,8 +56,11 @@ def names(document: Document) -> list[Problem]:
             problems.append(
                 Problem(("phases", index, "name"), f"phases[{titles.index(title)}] is named {title!r} too. Give each phase its own name.")
             )
-        if title in RESERVED_PHASES:
-            problems.append(Problem(("phases", index, "name"), f"{title!r} is the ledger's own. Choose another name."))
+        if title == REFERENCES:
+            problems.append(Problem(("phases", index, "name"), f"{title!r} is the ledger's name for the study's references. Choose another."))
+        shorts = set(design.short_names(list(_mapping(phase.get("factors")))).values())
+        for name in shorts & _mapping(phase.get("components")).keys():
+            problems.append(Problem(("phases", index, "components", name), "a factor of this phase has this name too. Choose another."))
         if BASELINE in _mapping(phase.get("components")):
             problems.append(Problem(("phases", index, "components", BASELINE), "the reference arm has this name. Choose another."))
         fallback = _mapping(phase.get("gate")).get("otherwise")
@@ -230,6 +230,8 @@ def arms(study: Study, offers: Offers) -> list[Problem]:
         problems += [Problem(("references", name), line) for line in offers.problems(offers.config({**study.baseline, **reference}, 0))]
     for index, phase in enumerate(study.phases):
         carries, complete = design.possible_carries(study, index, MOST_CARRIES)
+        if complete and all(len(_arms(phase, carried)) == 1 for carried in carries) and not isinstance(phase.design, Tune):
+            problems.append(Problem(("phases", index), "has no arm beside its baseline. Add levels that differ from what is carried."))
         problems += _clashes(index, phase, carries, complete, offers)
         problems += _without_effect(index, phase, carries, complete, offers)
     return problems

@@ -17,7 +17,7 @@ from ablate.execution.base import Identity
 from ablate.execution.pool import Queue, QueueEvent, Timing
 from ablate.ledger import Ledger, TrialRecord
 from ablate.study import Objective, Phase, Study, Trainer
-from ablate.trial import TrialFiles, TrialSpec, result_of, signature_of
+from ablate.trial import TrialFiles, TrialSpec, read_metrics, result_of, signature_of
 
 TIMING = Timing(lease_s=3.0, renew_s=0.1, turn_s=0.02, idle_s=0.005, stop_s=10.0)
 
@@ -105,8 +105,8 @@ class Stage:
             assert result is not None, self.record(spec)
             assert result.metrics["probe/total"] == expected_total(steps, seed)
             assert result.summary == {"collapse": "none"}
-            lines = TrialFiles(self.root, spec.signature).attempt(result.attempt).metrics.read_text().splitlines()
-            assert [json.loads(line)["step"] for line in lines] == list(range(steps))
+            stream = read_metrics(TrialFiles(self.root, spec.signature).attempt(result.attempt))
+            assert stream == [(step, {"train/total": expected_total(step + 1, seed)}) for step in range(steps)]
             assert self.record(spec).state == "done"
 
     def kinds(self, spec: TrialSpec) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -55,7 +57,7 @@ class DinoHead(nn.Module):
         super().__init__()
         widths = [config.dim, *[config.head_hidden] * (config.head_layers - 1), config.bottleneck]
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.GELU()]
         self.norm = FeatureNorm(config.dim) if config.feature_norm == "batch" else None
         self.mlp = nn.Sequential(*layers[:-1])

@@ -22,4 +22,5 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
     Source: Caron et al. 2021, arXiv 2104.14294, section 3.1.
     """
-    get_ema_multi_avg_fn(momentum)([p.data for p in teacher.parameters()], [p.data for p in student.parameters()], 0)
+    average = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]  # one fused loop over all tensors
+    average([p.data for p in teacher.parameters()], [p.data for p in student.parameters()], 0)

@@ -63,7 +63,7 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "batch tokens dim"], rotary: Rotary | None) -> Float[Tensor, "batch tokens dim"]:
         mixed = self.attention(self.norm_attention(x), rotary)
         x = x + (mixed if self.scale_attention is None else mixed * self.scale_attention)
-        changed = self.mlp(self.norm_mlp(x))
+        changed: Tensor = self.mlp(self.norm_mlp(x))
         return x + (changed if self.scale_mlp is None else changed * self.scale_mlp)
 
 
@@ -108,7 +108,7 @@ class Vit3d(nn.Module):
     def _learned(self, grid: int) -> Float[Tensor, "tokens dim"]:
         """Learned positions of the global grid, resized trilinearly to this crop's grid."""
         assert self.positions is not None
-        table = self.positions
+        table: Tensor = self.positions
         if grid != table.shape[-1]:
             table = F.interpolate(table[None], size=(grid, grid, grid), mode="trilinear", align_corners=False)[0]
         return table.flatten(1).T

@@ -18,7 +18,9 @@ from trainer.model.heads import FeatureNorm
 
 def tiny(seed: int = 0, **model: Any) -> TrainerConfig:
     config = TrainerConfig(seed=seed)
-    config.model = Model(**({"patch_size_voxels": 4, "dim": 24, "depth": 1, "heads": 2, "head_hidden": 16, "bottleneck": 8, "prototypes": 6} | model))
+    config.model = Model(
+        **({"patch_size_voxels": 4, "dim": 24, "depth": 1, "heads": 2, "head_hidden": 16, "bottleneck": 8, "prototypes": 6} | model)
+    )
     config.crops.global_size_voxels, config.crops.local_size_voxels = 16, 8
     return config
 

@@ -19,7 +19,9 @@ from trainer.model.vit3d import Attention, patchify
 
 def tiny(**model: Any) -> TrainerConfig:
     config = TrainerConfig()
-    config.model = Model(**({"patch_size_voxels": 4, "dim": 24, "depth": 2, "heads": 2, "head_hidden": 16, "bottleneck": 8, "prototypes": 6} | model))
+    config.model = Model(
+        **({"patch_size_voxels": 4, "dim": 24, "depth": 2, "heads": 2, "head_hidden": 16, "bottleneck": 8, "prototypes": 6} | model)
+    )
     config.crops.global_size_voxels, config.crops.local_size_voxels = 16, 8
     return config
 

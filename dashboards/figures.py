@@ -1,0 +1,213 @@
+"""Frames and documents to plotly figures. Pure; colours of text, grid and paper are left to the page, which knows light and dark.
+
+Plotly reads a little HTML in every text it draws, so each name from outside goes through `shown`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ablate.words import between, number, probability
+from dashboards.palette import BLUE, GREEN, GREY, ORANGE, SKY, VERDICTS, VERMILLION, Line, title, unit
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.graph_objects import Figure
+
+Arm = Mapping[str, Any]
+"""An arm of `Results.document()`."""
+
+ROW_PIXELS, LINE_PIXELS = 44, 15
+"""Height of an arm in the effect plot: its marker, and each line of its name above it."""
+
+NAME_WIDTH = 46
+"""Characters of an arm's name in one line; a phone shows so many."""
+
+BAND = "rgba(127,127,127,0.18)"
+
+
+def shown(text: object) -> str:
+    """Text from outside as plotly draws it: markup shows as typed."""
+    return html.escape(str(text), quote=False)
+
+
+def wrapped(name: str, width: int = NAME_WIDTH) -> list[str]:
+    """An arm's name in lines, broken at its commas, else where it must."""
+    lines = [""]
+    for part in (part if i == 0 else f", {part}" for i, part in enumerate(name.split(", "))):
+        if len(lines[-1]) + len(part) <= width or not lines[-1]:
+            lines[-1] += part
+        else:
+            lines[-1] += ","
+            lines.append(part.removeprefix(", "))
+    return [line[start : start + width] for line in lines for start in range(0, max(len(line), 1), width)]
+
+
+def effects(arms: Sequence[Arm], *, metric: str, sign: int, smallest_effect: float, references: Mapping[str, float], alpha: float) -> Figure:
+    """Each arm's effect against its phase's baseline with its interval, best on top.
+
+    Args:
+        arms: Those of one phase; one without an effect is drawn as "no effect known".
+        sign: 1 where more is better, else -1.
+        references: Name to difference to the phase's baseline, in the metric's unit.
+    """
+    import plotly.graph_objects as go
+
+    ordered = sorted(arms, key=lambda arm: (arm["effect"] is not None, sign * arm["effect"]["mean"] if arm["effect"] else 0.0))
+    labels = [wrapped(arm["name"]) for arm in ordered]
+    positions = _rows([len(lines) for lines in labels])
+    figure = go.Figure()
+    figure.add_vrect(x0=-smallest_effect, x1=smallest_effect, fillcolor=BAND, line_width=0, layer="below")
+    figure.add_vline(x=0, line={"color": GREY, "width": 1.5})
+    for index, (name, difference) in enumerate(references.items()):
+        figure.add_vline(x=difference, line={"color": SKY, "width": 2, "dash": "dash"})
+        figure.add_annotation(
+            x=difference, y=1, yref="paper", yanchor="bottom", yshift=14 * index, text=shown(name), showarrow=False, font={"color": SKY}
+        )
+    for arm, y in zip(ordered, positions, strict=True):
+        figure.add_trace(_effect_marker(arm, y, metric, alpha))
+    for arm, y, lines in zip(ordered, positions, labels, strict=True):
+        broken = [guard["metric"] for guard in arm["guards"] if not guard["holds"]]
+        said = f"{VERDICTS[arm['verdict']].sign} {arm['verdict']}" + (f" · guard broken: {', '.join(map(title, broken))}" if broken else "")
+        text = f"{'<br>'.join(map(shown, lines))}<br><b>{shown(said)}</b>"
+        figure.add_annotation(
+            x=0, xref="paper", xanchor="left", y=y, yshift=9, yanchor="bottom", align="left", text=text, showarrow=False, font={"size": 12}
+        )
+    top = positions[-1] + ROW_PIXELS * 0.5 + LINE_PIXELS * len(labels[-1]) if positions else ROW_PIXELS
+    figure.update_layout(height=int(top) + 110, margin={"l": 12, "r": 12, "t": 34 + 14 * len(references), "b": 56}, showlegend=False)
+    figure.update_xaxes(title=f"effect on {shown(title(metric))}{_in(metric)}<br>{'more' if sign > 0 else 'less'} is better", zeroline=False)
+    figure.update_yaxes(range=[-0.4 * ROW_PIXELS, top], visible=False, fixedrange=True)
+    return figure
+
+
+def _rows(lines: Sequence[int]) -> list[float]:
+    """The height of each arm's marker in pixels above the lowest one."""
+    positions, y = [], 0.0
+    for count in lines:
+        positions.append(y)
+        y += ROW_PIXELS + LINE_PIXELS * count
+    return positions
+
+
+def _effect_marker(arm: Arm, y: float, metric: str, alpha: float) -> Any:
+    import plotly.graph_objects as go
+
+    mark, effect = VERDICTS[arm["verdict"]], arm["effect"]
+    bars: dict[str, Any] = {}
+    if effect is None:
+        text = "no effect known"
+    else:
+        text = f"{number(effect['mean'], signed=True)}{between(effect['low'], effect['high'])}"
+        if effect["low"] is not None and effect["high"] is not None:
+            ends = {"array": [effect["high"] - effect["mean"]], "arrayminus": [effect["mean"] - effect["low"]]}
+            bars = {"error_x": {"type": "data", "symmetric": False, "color": mark.colour, "thickness": 2.5, "width": 6, **ends}}
+    p = "" if arm["p_adjusted"] is None else f"<br>adjusted p {probability(arm['p_adjusted'])}"
+    hover = f"<b>{shown(arm['name'])}</b><br>{shown(metric)} {text}<br>{1 - alpha:.0%} simultaneous interval{p}"
+    return go.Scatter(
+        x=[0.0 if effect is None else effect["mean"]],
+        y=[y],
+        mode="markers+text",
+        text=[text],
+        textposition="bottom center",
+        textfont={"size": 11},
+        cliponaxis=False,
+        marker={"color": mark.colour, "symbol": mark.symbol, "size": 12, "line": {"width": 2, "color": mark.colour}},
+        opacity=0.35 if effect is None else 1.0,
+        hovertemplate=f"{hover}<extra></extra>",
+        **bars,
+    )
+
+
+def curves(frame: pd.DataFrame, metric: str, arms: Mapping[str, Line]) -> Figure:
+    """A metric over steps: the mean over replicates as a line, their spread from least to greatest as a band.
+
+    Args:
+        frame: `Results.curves` of one phase and metric.
+        arms: In the order of drawing; the names are the legend's keys.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for arm, line in arms.items():
+        found = frame[frame["arm"] == arm].groupby("step")["value"].agg(["mean", "min", "max"])
+        if found.empty:
+            continue
+        steps = found.index.tolist()
+        spread = {"x": steps + steps[::-1], "y": found["max"].tolist() + found["min"].tolist()[::-1]}
+        figure.add_trace(
+            go.Scatter(**spread, fill="toself", fillcolor=_faint(line.colour), line={"width": 0}, hoverinfo="skip", legendgroup=shown(arm))
+        )
+        hover = f"{shown(arm)}<br>step %{{x}}: %{{y:.4g}}<extra></extra>"
+        drawn = {"color": line.colour, "dash": line.dash, "width": 2.5}
+        figure.add_trace(
+            go.Scatter(x=steps, y=found["mean"].tolist(), mode="lines", line=drawn, legendgroup=shown(arm), hovertemplate=hover)
+        )
+    figure.update_layout(height=260, showlegend=False, margin={"l": 56, "r": 8, "t": 8, "b": 44})
+    figure.update_xaxes(title="step (optimizer updates)", zeroline=False)
+    figure.update_yaxes(title=f"{shown(title(metric))}{_in(metric, br=True)}", zeroline=False)
+    return figure
+
+
+def pairs(baseline: Mapping[int, float], arm: Mapping[int, float], metric: str, names: tuple[str, str]) -> Figure:
+    """A metric of two arms by replicate, the same replicate joined by a line."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for replicate in sorted(baseline.keys() & arm.keys()):
+        values = [baseline[replicate], arm[replicate]]
+        hover = f"replicate {replicate}: %{{y:.4g}}<extra></extra>"
+        marker = {"size": 10, "color": [GREY, BLUE], "symbol": ["square", "circle"]}
+        figure.add_trace(
+            go.Scatter(x=[0, 1], y=values, mode="lines+markers", line={"color": GREY, "width": 1.5}, marker=marker, hovertemplate=hover)
+        )
+    figure.update_layout(height=230, showlegend=False, margin={"l": 56, "r": 12, "t": 8, "b": 28})
+    figure.update_xaxes(tickvals=[0, 1], ticktext=[shown(name) for name in names], range=[-0.35, 1.35], fixedrange=True, zeroline=False)
+    figure.update_yaxes(title=f"{shown(title(metric))}{_in(metric, br=True)}", zeroline=False)
+    return figure
+
+
+def slices(points: Sequence[Mapping[str, Any]], path: str, *, metric: str, threshold: Mapping[str, Any] | None) -> Figure:
+    """Every measured tuning point along one setting, with the recommended value and the range that is about as good.
+
+    Args:
+        points: Those of one phase of `Results.document()`.
+        threshold: The setting's row of `document()["thresholds"]`.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    if threshold and threshold["low"] is not None and threshold["high"] is not None:
+        figure.add_vrect(x0=threshold["low"], x1=threshold["high"], fillcolor="rgba(0,158,115,0.15)", line_width=0, layer="below")
+    measured = [point for point in points if point["objective"] is not None and _is_number(point["levels"].get(path))]
+    for feasible, colour, symbol, word in ((True, GREEN, "circle", "guards kept"), (False, VERMILLION, "x", "a guard is broken")):
+        some = [point for point in measured if point["feasible"] is feasible]
+        marker = {"color": colour, "symbol": symbol, "size": 10}
+        hover = f"%{{text}}: {word}<br>{shown(path)} %{{x:.4g}}<br>{shown(metric)} %{{y:.4g}}<extra></extra>"
+        xs, ys = [point["levels"][path] for point in some], [point["objective"] for point in some]
+        names = [shown(point["name"]) for point in some]
+        figure.add_trace(go.Scatter(x=xs, y=ys, text=names, mode="markers", name=word, marker=marker, hovertemplate=hover))
+    if threshold and _is_number(threshold["recommended"]):
+        figure.add_vline(x=threshold["recommended"], line={"color": ORANGE, "width": 2.5, "dash": "dash"})
+        figure.add_annotation(
+            x=threshold["recommended"], y=1, yref="paper", yanchor="bottom", text=f"recommended {threshold['recommended']:.4g}", showarrow=False
+        )
+    figure.update_layout(height=300, showlegend=False, margin={"l": 60, "r": 16, "t": 30, "b": 48})
+    figure.update_xaxes(title=shown(path) + (" (HU)" if path.endswith("foreground_threshold") else ""), zeroline=False)
+    figure.update_yaxes(title=f"{shown(title(metric))}{_in(metric, br=True)}", zeroline=False)
+    return figure
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _in(metric: str, *, br: bool = False) -> str:
+    found = unit(metric)
+    return f"{'<br>' if br else ' '}({found})" if found else ""
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.12)"

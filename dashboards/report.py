@@ -1,0 +1,49 @@
+"""`report.html`: one page that reads like an answer. Question, verdict, what to change; then the evidence; then how it was run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dashboards import sections
+from dashboards.page import page, text
+
+if TYPE_CHECKING:
+    from ablate.results import Results
+
+
+def write(results: Results, path: Path) -> Path:
+    """Write the report: self-contained, under 15 MB, no request leaves it.
+
+    Args:
+        path: Where to; its folder exists.
+
+    Returns:
+        The same path.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    from ablate.trial import write_atomic
+
+    write_atomic(path, render(results))
+    return path
+
+
+def render(results: Results) -> str:
+    """The report as HTML."""
+    document = results.document()
+    parts = {
+        "answer": ("Answer", sections.answer(document)),
+        "questions": ("The promises", sections.questions(results, document)),
+        **{f"phase-{i}": (f"Phase {phase['name']}", sections.phase(results, document, i)) for i, phase in enumerate(document["phases"])},
+        "thresholds": ("Thresholds", sections.thresholds(document)),
+        "crops": ("What the arms see", sections.galleries(results, document)),
+        "run": ("How it was run", sections.how(results, document)),
+    }
+    kept = {name: part for name, part in parts.items() if part[1]}
+    links = "".join(f'<a href="#{text(name)}">{text(label)}</a>' for name, (label, _) in kept.items() if name != "answer")
+    head = f'<p class="over">ablate · study {text(document["study"])}</p><h1>{text(document["question"])}</h1>'
+    body = [f'<section id="{text(name)}">{content}</section>' for name, (_, content) in kept.items()]
+    nav = f'<nav aria-label="Sections">{links}</nav>'
+    return page(f"{document['study']}: {document['question']}", "\n".join([head, body[0], nav, *body[1:]]), document)

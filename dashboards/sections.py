@@ -1,0 +1,350 @@
+"""The report's sections, each from `Results` and its document to HTML; empty where there is nothing to show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ablate.study import BASELINE, REFERENCES
+from ablate.words import between, counted, listed, number, probability
+from dashboards import figures, palette
+from dashboards.page import Cell, chip, copyable, described, figure, legend, listing, picture, table, text, yaml_block
+
+if TYPE_CHECKING:
+    from ablate.results import Results
+
+Document = Mapping[str, Any]
+
+CURVES = (
+    "train/prototype_entropy_foreground",
+    "train/loss_total",
+    "train/foreground_ratio_global",
+    "train/foreground_mutual_information",
+)
+"""What a DINO study is looked at by; any other trainer's curves are those of its own columns and objective."""
+
+MOST_CURVES = 6
+
+
+def answer(document: Document) -> str:
+    """The verdict in its sentences, and what to change."""
+    said = document["answer"]
+    headline = said["headline"][: len(said["headline"]) - len(document["phases"])] or said["headline"]
+    adopted = any(phase["winner"] != BASELINE for phase in document["phases"])
+    words = [f'<p class="verdict {"yes" if adopted else "no"}">{text(" ".join(headline))}</p>']
+    if said["changes"]:
+        changes = {change["path"]: change["becomes"] for change in said["changes"]}
+        was = {change["path"]: f"was {_plain(change['was'])}" for change in said["changes"]}
+        words += [f"<h2>What to change in the config: {text(counted(len(changes), 'setting'))}</h2>", copyable(yaml_block(changes, was))]
+    elif document["phases"]:
+        words.append("<h2>What to change in the config: nothing</h2><p>No change is shown to help, so the baseline stays.</p>")
+    return "".join(words)
+
+
+def questions(results: Results, document: Document) -> str:
+    """What the cures promised, each answered with figures for the winner against the study's baseline."""
+    asked = document["answer"]["questions"]
+    if not asked:
+        return ""
+    phase, arm = subject(document)
+    trials = results.trials()
+    cards = []
+    for index, one in enumerate(asked):
+        kind = {"yes": "yes-chip", "no": "no-chip"}.get(one["says"], "open-chip")
+        sentence = one["sentence"].removeprefix(one["ask"]).strip()
+        drawn = ""
+        before, after = _by_replicate(trials, REFERENCES, BASELINE, one["metric"]), _by_replicate(trials, phase, arm, one["metric"])
+        if before.keys() & after.keys():
+            names = ("study's baseline", "winner" if _is_winner(document, phase, arm) else "best arm")
+            caption = f"A line a replicate; {'lower' if one['direction'] == 'minimize' else 'higher'} is better."
+            drawn = figure(figures.pairs(before, after, one["metric"], names), name=f"question-{index}", title="", caption=caption)
+        says = chip({"yes": "yes", "no": "no, the opposite"}.get(one["says"], "not shown"), kind)
+        cards.append(f'<div class="card"><h3>{text(one["ask"])} {says}</h3><p class="soft">{text(sentence)}</p>{drawn}</div>')
+    yes = sum(one["says"] == "yes" for one in asked)
+    who = f"{document['answer']['subject']}, against the study's baseline"
+    return f'<h2>{yes} of {counted(len(asked), "question")} answered with yes</h2><p>{text(who)}.</p><div class="grid">{"".join(cards)}</div>'
+
+
+def phase(results: Results, document: Document, index: int) -> str:
+    """A phase: its finding, effects, table of arms and curves."""
+    found = document["phases"][index]
+    rivals = [arm for arm in found["arms"] if arm["name"] != BASELINE]
+    counts = Counter(arm["verdict"] for arm in rivals)
+    told = ", ".join(f"{counts[word]} {says}" for word, says in (("adopt", "adopted"), ("reject", "rejected"), ("undecided", "undecided")))
+    heading = f"<h2>Phase {text(found['name'])}: of {text(counted(len(rivals), 'arm'))} {told}</h2>"
+    lead = f"<p>{text(found['reason'])}</p>"
+    return heading + lead + _effects(document, found, index) + _arms_table(document, found) + _curves(results, document, found, index)
+
+
+def _effects(document: Document, found: Document, index: int) -> str:
+    objective = document["objective"]
+    sign = 1 if objective["direction"] == "maximize" else -1
+    known = [arm for arm in found["arms"] if arm["effect"] is not None and arm["name"] != BASELINE]
+    if known:
+        best = max(known, key=lambda arm: sign * arm["effect"]["mean"])
+        effect = best["effect"]
+        bounds = between(effect["low"], effect["high"])
+        title = f"The largest effect is {number(effect['mean'], signed=True)}{bounds}: {best['name']} ({best['verdict']})"
+    else:
+        title = "No arm has a known effect"
+    drawn = figures.effects(
+        found["arms"],
+        metric=objective["metric"],
+        sign=sign,
+        smallest_effect=objective["smallest_effect"],
+        references=_reference_effects(document, found),
+        alpha=document["alpha"],
+    )
+    caption = (
+        f"Mean paired difference of {objective['metric']} to this phase's baseline (the line at 0), with simultaneous "
+        f"{1 - document['alpha']:.0%} intervals. Grey band: smaller than the smallest effect worth acting on, {objective['smallest_effect']:g}."
+    )
+    if document["references"]:
+        caption += f" Dashed: {listed(sorted(document['references']))}, which an arm must beat too."
+    return figure(drawn, name=f"effects-{index}", title=title, caption=caption)
+
+
+def _reference_effects(document: Document, found: Document) -> dict[str, float]:
+    """Each reference as a difference to the phase's baseline: over the pairs that the verdicts used, else from the means."""
+    metric, effects = document["objective"]["metric"], {}
+    for arm in found["arms"]:
+        for reference in arm["references"]:
+            if arm["effect"] is not None and reference["difference"] is not None:
+                effects.setdefault(reference["name"], arm["effect"]["mean"] - reference["difference"])
+    baseline = next((arm["metrics"].get(metric) for arm in found["arms"] if arm["name"] == BASELINE), None)
+    for name, reference in document["references"].items():
+        if name not in effects and baseline is not None and metric in reference["metrics"]:
+            effects[name] = reference["metrics"][metric] - baseline
+    return effects
+
+
+def _arms_table(document: Document, found: Document) -> str:
+    """Every arm, then the references."""
+    metric = document["objective"]["metric"]
+    everything = [*found["arms"], *document["references"].values()]
+    columns = [column for column in dict.fromkeys([metric, *document["columns"]]) if any(column in one["metrics"] for one in everything)]
+    numeric = [Cell(_metric_heading(column), "number") for column in columns]
+    words = ("arm", "verdict", "effect, interval", "against study baseline", "adjusted p", "guards", "collapse", "replicates")
+    head = [*(Cell(text(word)) for word in words), *numeric, Cell("reason")]
+    rows = [
+        [
+            Cell(text(arm["name"]) + (' <span class="soft">winner, carried on</span>' if arm["name"] == found["winner"] else ""), "name"),
+            Cell(chip(arm["verdict"])),
+            Cell(_interval(arm["effect"]), "number"),
+            Cell(_interval(arm["total_effect"]), "number"),
+            Cell("" if arm["p_adjusted"] is None else text(probability(arm["p_adjusted"])), "number"),
+            Cell(_guards(arm["guards"])),
+            Cell(text(arm["collapse"] or "")),
+            Cell(str(arm["replicates"]), "number"),
+            *_metric_cells(arm["metrics"], columns),
+            Cell(text(arm["reason"]), "reason"),
+        ]
+        for arm in found["arms"]
+    ]
+    for name, reference in document["references"].items():
+        blank = [Cell("")] * 5
+        cells = [Cell(text(name), "name"), Cell(chip("reference")), *blank, Cell(str(reference["replicates"]), "number")]
+        rows.append([*cells, *_metric_cells(reference["metrics"], columns), Cell("Drawn in every table; does not compete.", "reason")])
+    winner = [i for i, arm in enumerate(found["arms"]) if arm["name"] == found["winner"]]
+    return table(head, rows, label=f"Arms of phase {found['name']}", marked=winner) + _all_metrics(found)
+
+
+def _all_metrics(found: Document) -> str:
+    """Every metric of every arm, folded away."""
+    metrics = sorted({metric for arm in found["arms"] for metric in arm["metrics"]})
+    rows = [[Cell(text(metric)), *_cells([arm["metrics"].get(metric) for arm in found["arms"]])] for metric in metrics]
+    head = [Cell("mean over replicates"), *(Cell(text(arm["name"]), "number") for arm in found["arms"])]
+    inside = table(head, rows, label=f"All metrics of phase {found['name']}")
+    return f"<details><summary>All {len(metrics)} metrics of each arm</summary>{inside}</details>"
+
+
+def _curves(results: Results, document: Document, found: Document, index: int) -> str:
+    """Small multiples: what happened on the way, an arm a colour."""
+    wanted = list(dict.fromkeys([*CURVES, *document["columns"], document["objective"]["metric"]]))
+    arms = [arm["name"] for arm in found["arms"]]
+    frame = results.curves(wanted)
+    frame = frame[(frame["phase"] == found["name"]) & frame["arm"].isin(arms)]
+    lines, group = palette.lines(arms, BASELINE), f"curves-{index}"
+    panels = []
+    for metric in wanted:
+        one = frame[frame["metric"] == metric]
+        if one["step"].nunique() > 1 and len(panels) < MOST_CURVES:
+            drawn = figures.curves(one, metric, {arm: line for arm, line in lines.items() if arm in set(one["arm"])})
+            ends = {arm: values["value"].mean() for arm, values in one[one["step"] == one["step"].max()].groupby("arm")}
+            title = _curve_title(metric, ends, found["winner"])
+            panels.append(f'<div class="card">{figure(drawn, name=f"{group}-{len(panels)}", title=title, caption="", group=group)}</div>')
+    if not panels:
+        return ""
+    spread = "Lines are means over replicates, bands reach from the least to the greatest replicate. Press an arm to hide it."
+    said = f'<h3>On the way there</h3><p class="soft">{spread}</p>{legend(lines, group)}'
+    return f'{said}<div class="grid">{"".join(panels)}</div>'
+
+
+def _curve_title(metric: str, ends: Mapping[str, float], winner: str) -> str:
+    """What the curve came to: the baseline beside the winner, else beside the arm furthest from it."""
+    name = palette.title(metric).capitalize()
+    if BASELINE not in ends:
+        return name
+    others = {arm: value for arm, value in ends.items() if arm != BASELINE}
+    if not others:
+        return f"{name} ends at {number(ends[BASELINE])}"
+    other = winner if winner in others else max(others, key=lambda arm: abs(others[arm] - ends[BASELINE]))
+    who = "winner" if other == winner else other
+    return f"{name} ends at {number(ends[BASELINE])} for the baseline, {number(others[other])} for {who}"
+
+
+def thresholds(document: Document) -> str:
+    """The tuned settings: the recommended value, the range that is about as good, and every measured point."""
+    found = document["thresholds"]
+    if not found:
+        return ""
+    says = {"tuned": "tuned value adopted", "kept": "tuning did not beat the carried value, which stays", "inert": "has no effect here"}
+    head = [Cell("setting"), Cell("recommended", "number"), Cell("about as good from", "number"), Cell("to", "number"), Cell("status")]
+    rows = [
+        [
+            Cell(text(path), "name"),
+            Cell(text(_plain(row["recommended"])), "number"),
+            *_cells([row["low"], row["high"]]),
+            Cell(f"{text(row['status'])}: {text(says[row['status']])}"),
+        ]
+        for path, row in found.items()
+    ]
+    cards = []
+    for phase in document["phases"]:
+        for path in sorted({path for point in phase["points"] for path in point["levels"]} & found.keys()):
+            if found[path]["status"] == "inert":
+                continue
+            drawn = figures.slices(phase["points"], path, metric=document["objective"]["metric"], threshold=found[path])
+            title = f"{path}: {_range_words(found[path], document)}"
+            caption = "A mark a measured point, mean over its replicates; cross: a guard is broken. Dashed: recommended."
+            cards.append(f'<div class="card">{figure(drawn, name=f"threshold-{len(cards)}", title=title, caption=caption)}</div>')
+    tuned = [path for path, row in found.items() if row["status"] == "tuned"]
+    heading = f"Thresholds: {f'{listed(tuned)} tuned' if tuned else 'the carried values stay'}"
+    return f'<h2>{text(heading)}</h2>{table(head, rows, label="Thresholds")}<div class="grid">{"".join(cards)}</div>'
+
+
+def _range_words(threshold: Mapping[str, Any], document: Document) -> str:
+    if threshold["low"] is None or threshold["high"] is None:
+        return "no point can be recommended"
+    reach = f"{number(threshold['low'])} to {number(threshold['high'])}"
+    return f"measured values from {reach} lie within the smallest effect ({document['objective']['smallest_effect']:g}) of the best"
+
+
+def galleries(results: Results, document: Document) -> str:
+    """What the baseline's and the winner's crops look like, side by side."""
+    if not document["phases"]:
+        return ""
+    phase, arm = subject(document)
+    sought = {"The study's baseline": (document["phases"][0]["name"], BASELINE)}
+    if (phase, arm) not in sought.values():
+        sought[f"{arm} ({phase})"] = (phase, arm)
+    cards = []
+    for label, (in_phase, name) in sought.items():
+        path = results.file(in_phase, name, "gallery.png")
+        if path is not None:
+            cards.append(f'<div class="card"><h3>{text(label)}</h3>{picture(path, alt=f"Crops of {label}")}</div>')
+    caption = "A training batch of the first replicate: slices with the boxes of global and local crops and their foreground ratios."
+    return f'<h2>What the arms see</h2><p class="soft">{caption}</p><div class="grid">{"".join(cards)}</div>' if cards else ""
+
+
+def how(results: Results, document: Document) -> str:
+    """Cost, failures, versions, the statistics in plain words, and what the answer does not cover."""
+    study, budget, trials = results.study, document["budget"], results.trials()
+    states = Counter(trials.drop_duplicates("signature")["state"]) if len(trials) else Counter()
+    seconds = trials["seconds"].dropna() if len(trials) else trials
+    bound = [
+        f"{budget['trials_used']} trials started" + (f" of at most {budget['trials_at_most']}" if budget["trials_at_most"] else ""),
+        f"{budget['hours_used']:.2f} hours" + (f" of at most {budget['hours_at_most']:g}" if budget["hours_at_most"] else ""),
+    ]
+    rows = {
+        "budget": ", ".join(bound),
+        "trials": ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none",
+        "a trial took": f"{seconds.median():.1f} s (median)" if len(seconds) else "not known",
+        "workers": f"{study.workers} ({study.executor}), {counted(study.threads_per_worker, 'thread')} each",
+        "trainer": study.trainer.callable + (f", preset {study.trainer.preset}" if study.trainer.preset else ""),
+        "code version": document["code_version"],
+        "data hash": document["data_hash"] or "none",
+        "baseline": ", ".join(f"{path}={_plain(value)}" for path, value in document["baseline"].items()),
+        "guards": "; ".join(document["guards"]) or "none",
+    }
+    failed = document["failed_trials"]
+    head = [Cell("trial"), Cell("cause"), Cell("message", "reason")]
+    body = [
+        [Cell(text(f"{f['phase']} / {f['arm']}, replicate {f['replicate']}")), Cell(text(f["cause"] or "")), Cell(text(f["message"]))]
+        for f in failed
+    ]
+    failures = f"<h3>{counted(len(failed), 'trial')} failed for good</h3>{table(head, body, label='Failed trials')}" if failed else ""
+    statistics = f"<h3>How it was decided</h3>{listing(_statistics(document))}"
+    limits = f"<h3>Keep in mind</h3>{listing(document['answer']['warnings'])}"
+    return f"<h2>How it was run</h2>{described(rows)}{failures}{statistics}{limits}"
+
+
+def _statistics(document: Document) -> list[str]:
+    objective, level = document["objective"], f"{1 - document['alpha']:.0%}"
+    guards = f" and keeps {counted(len(document['guards']), 'guard')}" if document["guards"] else ""
+    beats = f" and beats {listed(sorted(document['references']))}" if document["references"] else ""
+    return [
+        "Every arm runs on the same replicates as its baseline. A replicate fixes initial weights, split of the scans and random streams, so "
+        "the two differ by the change alone, and it is these paired differences that are averaged.",
+        f"The intervals of a phase hold together: with probability {level} all of them cover their true effect at once. The adjusted p "
+        "comes from the same family, so it is below alpha exactly where the interval leaves 0 on the good side.",
+        f"adopt: better than the baseline at adjusted p < {document['alpha']:g}, by at least {objective['smallest_effect']:g} on "
+        f"{objective['metric']}{guards}{beats}. reject: a guard is broken, or the interval lies below the smallest effect. "
+        "undecided: anything else; it is not a no.",
+    ]
+
+
+def subject(document: Document) -> tuple[str, str]:
+    """Phase and arm that the answer's questions are about."""
+    for phase in document["phases"]:
+        for arm in phase["arms"]:
+            if document["answer"]["subject"] == f"{arm['name']} ({phase['name']})":
+                return phase["name"], arm["name"]
+    last = document["phases"][-1]
+    return last["name"], last["winner"]
+
+
+def _is_winner(document: Document, phase: str, arm: str) -> bool:
+    return any(found["name"] == phase and found["winner"] == arm for found in document["phases"])
+
+
+def _by_replicate(trials: Any, phase: str, arm: str, metric: str) -> dict[int, float]:
+    if metric not in trials:
+        return {}
+    found = trials[(trials["phase"] == phase) & (trials["arm"] == arm)].dropna(subset=[metric])
+    return {int(row.replicate): float(value) for row, value in zip(found.itertuples(), found[metric], strict=True)}
+
+
+def _guards(guards: Sequence[Mapping[str, Any]]) -> str:
+    broken = [guard for guard in guards if not guard["holds"]]
+    if not guards:
+        return ""
+    if not broken:
+        return "all hold"
+    return '<span class="reject">✗ broken</span>: ' + "; ".join(text(f"{g['guard']} but is {number(g['value'])}") for g in broken)
+
+
+def _interval(effect: Mapping[str, float | None] | None) -> str:
+    if effect is None:
+        return ""
+    bounds = between(effect["low"], effect["high"]).strip()
+    return text(number(effect["mean"], signed=True)) + (f"<br><span class=soft>{text(bounds)}</span>" if bounds else "")
+
+
+def _metric_heading(metric: str) -> str:
+    found = palette.unit(metric)
+    return f'<span title="{text(metric)}">{text(metric.replace("_", " "))}</span>' + (f'<br><span class="soft">{text(found)}</span>' if found else "")
+
+
+def _metric_cells(metrics: Mapping[str, float], columns: Sequence[str]) -> list[Cell]:
+    return _cells([metrics.get(column) for column in columns])
+
+
+def _cells(values: Sequence[float | None]) -> list[Cell]:
+    return [Cell("" if value is None else text(number(value)), "number") for value in values]
+
+
+def _plain(value: object) -> str:
+    """A level as the config has it."""
+    return {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,213 @@
+"""Whatever dies, every trial ends once, with the result of an undisturbed run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from stage import Stage, until
+
+from ablate.errors import LedgerError
+from ablate.ledger import Ledger
+from ablate.trial import Cause, TrialFiles, TrialSpec, TrialState
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path / "runs")
+    yield stage
+    stage.end_workers()
+
+
+def finish(controller: subprocess.Popen[str], seconds: float = 30) -> tuple[int, str]:
+    """Wait for a controller; whatever happens, it is gone afterwards."""
+    try:
+        output, _ = controller.communicate(timeout=seconds)
+    finally:
+        if controller.poll() is None:
+            controller.kill()
+            controller.communicate()
+    return controller.returncode, output
+
+
+def began(stage: Stage) -> int:
+    return len(list(stage.counts.iterdir()))
+
+
+def test_trials_survive_the_death_of_their_worker_and_are_told_apart_from_trials_that_kill_it(stage: Stage, tmp_path: Path) -> None:
+    killed = stage.spec(0, steps=6, checkpoint_every=2, fault={"kind": "kill", "step": 3, "once": str(tmp_path / "once")})
+    deadly = stage.spec(1, fault={"kind": "segfault", "step": 2})
+    stage.attempts = 2
+    stage.complete([killed, deadly, stage.spec(2)])
+    stage.check_done([killed, stage.spec(2)])
+    assert stage.starts(0) == [0, 2]
+    assert stage.kinds(killed)[0] == "retry"
+    ledger = Ledger(stage.root / stage.name / "ledger.db", read_only=True)
+    causes = [attempt.cause for attempt in ledger.attempts(killed.signature)]
+    assert (causes[0], causes[-1]) == (Cause.LOST, None)
+    record = stage.record(deadly)
+    assert (record.state, record.cause) == (TrialState.FAILED, Cause.CRASH)
+    assert "Fatal Python error: Segmentation fault" in record.message
+
+
+def test_a_trial_that_hangs_is_killed_after_its_time(stage: Stage, tmp_path: Path) -> None:
+    stage.timeout_min, stage.timing = 0.3 / 60, replace(stage.timing, stop_s=0.3)
+    hangs = stage.spec(0, fault={"kind": "hang", "step": 2, "once": str(tmp_path / "once")})
+    stage.complete([hangs])
+    stage.check_done([hangs])
+    ledger = Ledger(stage.root / stage.name / "ledger.db", read_only=True)
+    assert [attempt.cause for attempt in ledger.attempts(hangs.signature)] == [Cause.TIMEOUT, None]
+    assert stage.starts(0) == [0, 2]
+
+
+PLANTS = [
+    "after submit 1",
+    "before claim 1",
+    "after claim 3",
+    "after record start 2",
+    "before give 1",
+    "after give 3",
+    "before accept 2",
+    "after accept 1",
+    "after record end 3",
+    "after turn 40",
+]
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_controller_killed_anywhere_is_replaced_and_nothing_runs_twice(stage: Stage, plant: str) -> None:
+    specs = [stage.spec(seed, steps=4, step_s=0.01) for seed in range(6)]
+    code, output = finish(stage.start_controller(specs, plant))
+    assert code == -signal.SIGKILL, output
+    stage.complete(specs)
+    stage.check_done(specs)
+    assert [stage.starts(seed) for seed in range(6)] == [[0]] * 6
+
+
+def test_a_study_whose_processes_are_all_killed_five_times_ends_the_same(stage: Stage) -> None:
+    specs = [stage.spec(seed, steps=20, step_s=0.02, checkpoint_every=3) for seed in range(4)]
+    draw = random.Random(7)
+    for kill in range(5):
+        before = began(stage)
+        controller = stage.start_controller(specs)
+        until(lambda before=before: began(stage) > before)  # type: ignore[misc]
+        time.sleep(draw.uniform(0.0, 0.3))  # the point at which it dies is what varies
+        controller.kill()
+        finish(controller)
+        if kill % 2 == 0:
+            stage.end_workers()
+    stage.complete(specs)
+    stage.check_done(specs)
+    assert all(stage.starts(seed).count(0) == 1 for seed in range(4))
+
+
+def test_workers_without_a_controller_finish_their_trial_and_go(stage: Stage) -> None:
+    specs = [stage.spec(seed, steps=20, step_s=0.02) for seed in range(8)]
+    controller = stage.start_controller(specs)
+    until(lambda: began(stage) >= 2)
+    os.killpg(controller.pid, signal.SIGKILL)
+    finish(controller)
+    until(lambda: not any(identity.process() for identity in stage.worker_identities()))
+    started = began(stage)
+    assert started < 8, "a worker whose controller is gone takes nothing new for ever"
+    assert len(list(stage.root.glob("trials/*/attempts/*/outcome.json"))) == started
+    stage.complete(specs)
+    stage.check_done(specs)
+    assert [stage.starts(seed) for seed in range(8)] == [[0]] * 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_stops_cleanly_with_the_checkpoints_kept(stage: Stage, number: signal.Signals) -> None:
+    specs = [stage.spec(seed, steps=60, step_s=0.02, checkpoint_every=1000) for seed in range(2)]
+    controller = stage.start_controller(specs)
+    until(lambda: began(stage) == 2)
+    os.killpg(controller.pid, number)
+    code, output = finish(controller)
+    assert code == 3, output
+    assert "Nothing is lost" in output
+    stage.complete(specs)
+    stage.check_done(specs)
+    assert all(len(stage.starts(seed)) == 2 and stage.starts(seed)[1] > 0 for seed in range(2))
+
+
+def test_the_orders_of_a_worker_killed_from_outside_go_to_another(stage: Stage) -> None:
+    stage.workers = 1
+    specs = [stage.spec(seed, steps=10, step_s=0.02) for seed in range(3)]
+
+    def kill_first_worker(_: object) -> None:
+        if began(stage) == 1 and not killed:
+            killed.extend(stage.worker_identities())
+            killed[0].kill()
+
+    killed: list = []
+    with stage.queue(kill_first_worker) as queue:
+        queue.complete(specs)
+    stage.check_done(specs)
+    assert [len(stage.starts(seed)) for seed in range(3)] == [2, 1, 1]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "counts").mkdir()
+    stage = Stage(small_disk / "runs", executor="inline")
+    specs: list[TrialSpec] = [
+        TrialSpec(s.signature, s.replicate, {**s.config, "counts": str(tmp_path / "counts")}, s.trainer, "", "")
+        for s in (stage.spec(seed) for seed in range(6))
+    ]
+    stage.complete(specs[:2])
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(LedgerError, match=r"full.*run the same command again"):
+        stage.complete(specs)
+    ballast.unlink()
+    stage.complete(specs)
+    stage.check_done(specs)
+
+
+def test_no_process_of_a_queue_outlives_it(stage: Stage) -> None:
+    before = {process.pid for process in psutil.process_iter()}
+    stage.complete([stage.spec(seed) for seed in range(3)])
+
+    def left() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.pid not in before and str(stage.root) in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    until(lambda: not left(), seconds=5)
+
+
+def test_the_command_that_a_failure_names_runs_the_trial_alone(stage: Stage) -> None:
+    stage.executor = "inline"
+    spec = stage.spec(0, fault={"kind": "crash", "step": 2})
+    stage.attempts = 1
+    stage.complete([spec])
+    command = stage.record(spec).message.partition("To run it alone: ")[2].split()
+    here = Path(__file__).parents[2] / "contracts"
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "crash: RuntimeError: planted crash" in done.stderr
+    assert TrialFiles(stage.root, spec.signature).attempt(2).outcome.exists()
