@@ -21,7 +21,7 @@ if typing.TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
-ASKS_A_POINT = 50
+ASKS_A_POINT = 25
 """After so many points in a row that are infeasible or known, fewer are returned than were asked for."""
 
 
@@ -142,6 +142,7 @@ class _Replay:
         self._space, self._levels_of = space, levels_of
         self._known: list[Levels] = []
         self._worst: float | None = None
+        self._foreign = False
         self._sign = 1 if direction == "maximize" else -1
         if tune.sampler == "qmc":
             # The sampler reads its space from the first trial, and would draw the whole first batch independently without one.
@@ -175,6 +176,10 @@ class _Replay:
         A point asked for that is not the next of the batch can only have been infeasible then. Where the points do not come
         again at all (another version of Optuna), they are added as they are.
         """
+        if self._foreign:
+            for told in batch:
+                self._add(told)
+            return
         waiting = list(batch)
 
         def was_infeasible(points: list[Levels]) -> list[bool]:
@@ -188,6 +193,7 @@ class _Replay:
 
         asked = self.ask(len(batch), was_infeasible)
         self.finish(asked, batch[: len(asked)])
+        self._foreign = bool(waiting)
         for told in waiting:
             self._add(told)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Arm = Mapping[str, Any]
 """An arm of `Results.document()`."""
 
-ROW_PIXELS, LINE_PIXELS = 44, 15
+ROW_PIXELS, LINE_PIXELS = 60, 15
 """Height of an arm in the effect plot: its marker, and each line of its name above it."""
 
 NAME_WIDTH = 46
@@ -45,7 +45,9 @@ def wrapped(name: str, width: int = NAME_WIDTH) -> list[str]:
     return [line[start : start + width] for line in lines for start in range(0, max(len(line), 1), width)]
 
 
-def effects(arms: Sequence[Arm], *, metric: str, sign: int, smallest_effect: float, references: Mapping[str, float], alpha: float) -> Figure:
+def effects(
+    arms: Sequence[Arm], *, metric: str, sign: int, smallest_effect: float, references: Mapping[str, float], alpha: float
+) -> Figure:
     """Each arm's effect against its phase's baseline with its interval, best on top.
 
     Args:
@@ -58,16 +60,18 @@ def effects(arms: Sequence[Arm], *, metric: str, sign: int, smallest_effect: flo
     ordered = sorted(arms, key=lambda arm: (arm["effect"] is not None, sign * arm["effect"]["mean"] if arm["effect"] else 0.0))
     labels = [wrapped(arm["name"]) for arm in ordered]
     positions = _rows([len(lines) for lines in labels])
-    figure = go.Figure()
+    figure = go.Figure(layout={"template": "none"})
     figure.add_vrect(x0=-smallest_effect, x1=smallest_effect, fillcolor=BAND, line_width=0, layer="below")
     figure.add_vline(x=0, line={"color": GREY, "width": 1.5})
     for index, (name, difference) in enumerate(references.items()):
         figure.add_vline(x=difference, line={"color": SKY, "width": 2, "dash": "dash"})
         figure.add_annotation(
-            x=difference, y=1, yref="paper", yanchor="bottom", yshift=14 * index, text=shown(name), showarrow=False, font={"color": SKY}
+            x=difference, y=1, yref="paper", yanchor="bottom", yshift=6 + 14 * index, text=shown(name), showarrow=False, font={"color": SKY}
         )
     for arm, y in zip(ordered, positions, strict=True):
         figure.add_trace(_effect_marker(arm, y, metric, alpha))
+    for y in positions[1:]:
+        figure.add_hline(y=y - ROW_PIXELS * 0.45, line={"color": BAND, "width": 1})
     for arm, y, lines in zip(ordered, positions, labels, strict=True):
         broken = [guard["metric"] for guard in arm["guards"] if not guard["holds"]]
         said = f"{VERDICTS[arm['verdict']].sign} {arm['verdict']}" + (f" · guard broken: {', '.join(map(title, broken))}" if broken else "")
@@ -75,10 +79,11 @@ def effects(arms: Sequence[Arm], *, metric: str, sign: int, smallest_effect: flo
         figure.add_annotation(
             x=0, xref="paper", xanchor="left", y=y, yshift=9, yanchor="bottom", align="left", text=text, showarrow=False, font={"size": 12}
         )
-    top = positions[-1] + ROW_PIXELS * 0.5 + LINE_PIXELS * len(labels[-1]) if positions else ROW_PIXELS
-    figure.update_layout(height=int(top) + 110, margin={"l": 12, "r": 12, "t": 34 + 14 * len(references), "b": 56}, showlegend=False)
-    figure.update_xaxes(title=f"effect on {shown(title(metric))}{_in(metric)}<br>{'more' if sign > 0 else 'less'} is better", zeroline=False)
-    figure.update_yaxes(range=[-0.4 * ROW_PIXELS, top], visible=False, fixedrange=True)
+    top = positions[-1] + ROW_PIXELS * 0.6 + LINE_PIXELS * len(labels[-1]) if positions else ROW_PIXELS
+    figure.update_layout(height=int(top) + 110, margin={"l": 12, "r": 12, "t": 40 + 14 * len(references), "b": 56}, showlegend=False)
+    better = "more" if sign > 0 else "less"
+    figure.update_xaxes(title=f"effect on {shown(title(metric))}{_in(metric)}<br>{better} is better", zeroline=False)
+    figure.update_yaxes(range=[-0.45 * ROW_PIXELS, top], visible=False, fixedrange=True)
     return figure
 
 
@@ -120,16 +125,17 @@ def _effect_marker(arm: Arm, y: float, metric: str, alpha: float) -> Any:
     )
 
 
-def curves(frame: pd.DataFrame, metric: str, arms: Mapping[str, Line]) -> Figure:
+def curves(frame: pd.DataFrame, metric: str, arms: Mapping[str, Line], winner: str) -> Figure:
     """A metric over steps: the mean over replicates as a line, their spread from least to greatest as a band.
 
     Args:
         frame: `Results.curves` of one phase and metric.
         arms: In the order of drawing; the names are the legend's keys.
+        winner: Drawn heavier.
     """
     import plotly.graph_objects as go
 
-    figure = go.Figure()
+    figure = go.Figure(layout={"template": "none"})
     for arm, line in arms.items():
         found = frame[frame["arm"] == arm].groupby("step")["value"].agg(["mean", "min", "max"])
         if found.empty:
@@ -137,10 +143,18 @@ def curves(frame: pd.DataFrame, metric: str, arms: Mapping[str, Line]) -> Figure
         steps = found.index.tolist()
         spread = {"x": steps + steps[::-1], "y": found["max"].tolist() + found["min"].tolist()[::-1]}
         figure.add_trace(
-            go.Scatter(**spread, fill="toself", fillcolor=_faint(line.colour), line={"width": 0}, hoverinfo="skip", legendgroup=shown(arm))
+            go.Scatter(
+                **spread,
+                mode="lines",
+                fill="toself",
+                fillcolor=_faint(line.colour),
+                line={"width": 0},
+                hoverinfo="skip",
+                legendgroup=shown(arm),
+            )
         )
         hover = f"{shown(arm)}<br>step %{{x}}: %{{y:.4g}}<extra></extra>"
-        drawn = {"color": line.colour, "dash": line.dash, "width": 2.5}
+        drawn = {"color": line.colour, "dash": line.dash, "width": 4 if arm == winner else 2}
         figure.add_trace(
             go.Scatter(x=steps, y=found["mean"].tolist(), mode="lines", line=drawn, legendgroup=shown(arm), hovertemplate=hover)
         )
@@ -154,7 +168,7 @@ def pairs(baseline: Mapping[int, float], arm: Mapping[int, float], metric: str, 
     """A metric of two arms by replicate, the same replicate joined by a line."""
     import plotly.graph_objects as go
 
-    figure = go.Figure()
+    figure = go.Figure(layout={"template": "none"})
     for replicate in sorted(baseline.keys() & arm.keys()):
         values = [baseline[replicate], arm[replicate]]
         hover = f"replicate {replicate}: %{{y:.4g}}<extra></extra>"
@@ -177,7 +191,7 @@ def slices(points: Sequence[Mapping[str, Any]], path: str, *, metric: str, thres
     """
     import plotly.graph_objects as go
 
-    figure = go.Figure()
+    figure = go.Figure(layout={"template": "none"})
     if threshold and threshold["low"] is not None and threshold["high"] is not None:
         figure.add_vrect(x0=threshold["low"], x1=threshold["high"], fillcolor="rgba(0,158,115,0.15)", line_width=0, layer="below")
     measured = [point for point in points if point["objective"] is not None and _is_number(point["levels"].get(path))]
@@ -190,9 +204,8 @@ def slices(points: Sequence[Mapping[str, Any]], path: str, *, metric: str, thres
         figure.add_trace(go.Scatter(x=xs, y=ys, text=names, mode="markers", name=word, marker=marker, hovertemplate=hover))
     if threshold and _is_number(threshold["recommended"]):
         figure.add_vline(x=threshold["recommended"], line={"color": ORANGE, "width": 2.5, "dash": "dash"})
-        figure.add_annotation(
-            x=threshold["recommended"], y=1, yref="paper", yanchor="bottom", text=f"recommended {threshold['recommended']:.4g}", showarrow=False
-        )
+        said = f"recommended {threshold['recommended']:.4g}"
+        figure.add_annotation(x=threshold["recommended"], y=1, yref="paper", yanchor="bottom", text=said, showarrow=False)
     figure.update_layout(height=300, showlegend=False, margin={"l": 60, "r": 16, "t": 30, "b": 48})
     figure.update_xaxes(title=shown(path) + (" (HU)" if path.endswith("foreground_threshold") else ""), zeroline=False)
     figure.update_yaxes(title=f"{shown(title(metric))}{_in(metric, br=True)}", zeroline=False)

@@ -8,6 +8,7 @@
     const merged = { ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true };
     merged.font = { ...(layout.font || {}), color: style("--ink"), family: "system-ui, sans-serif", size: 12 };
     merged.hoverlabel = { bgcolor: style("--card"), bordercolor: style("--line"), font: { color: style("--ink") }, align: "left" };
+    merged.modebar = { bgcolor: "rgba(0,0,0,0)", color: style("--soft"), activecolor: style("--accent") };
     for (const key of Object.keys(layout)) if (/^[xy]axis\d*$/.test(key)) merged[key] = { ...layout[key], ...axis };
     return merged;
   };
@@ -17,9 +18,11 @@
     if (drawn.has(plot)) return;
     drawn.add(plot);
     const figure = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
-    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
-    Plotly.newPlot(plot, figure.data, themed(figure.layout), { ...config, toImageButtonOptions: { format: "svg", filename: plot.dataset.figure } })
-      .then(() => hideArms(plot));
+    const buttons = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
+    const image = { format: "svg", filename: plot.dataset.figure };
+    Plotly.newPlot(plot, figure.data, themed(figure.layout), {
+      responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtons: buttons, toImageButtonOptions: image,
+    }).then(() => hideArms(plot));
   };
 
   const plots = [...document.querySelectorAll(".plot")];
@@ -28,6 +31,13 @@
     { rootMargin: "800px" },
   );
   plots.forEach((plot) => near.observe(plot));
+  // The others when there is time, one by one, so that the page opens at once and is whole soon after.
+  const idle = window.requestIdleCallback || ((next) => setTimeout(next, 50));
+  const drawNext = () => {
+    const plot = plots.find((candidate) => !drawn.has(candidate));
+    if (plot) { draw(plot); idle(drawNext); }
+  };
+  addEventListener("load", () => idle(drawNext));
   addEventListener("beforeprint", () => plots.forEach(draw));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
     drawn.forEach((plot) => Plotly.relayout(plot, themed(JSON.parse(document.getElementById(plot.dataset.figure).textContent).layout))));

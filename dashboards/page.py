@@ -45,9 +45,7 @@ def table(head: Sequence[Cell], rows: Sequence[Sequence[Cell]], *, label: str, m
     """
     top = "".join(f'<th scope="col" class="{cell.kind}">{cell.html}</th>' for cell in head)
     body = "".join(
-        f"<tr{' class=winner' if index in marked else ''}>"
-        + "".join(f'<td class="{cell.kind}">{cell.html}</td>' for cell in row)
-        + "</tr>"
+        f"<tr{' class=winner' if index in marked else ''}>" + "".join(f'<td class="{cell.kind}">{cell.html}</td>' for cell in row) + "</tr>"
         for index, row in enumerate(rows)
     )
     inner = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
@@ -69,7 +67,8 @@ def figure(drawn: Figure, *, name: str, title: str, caption: str, group: str = "
     """
     data = as_json(drawn.to_json())
     described = text(f"{title}. {caption}")
-    plot = f'<div class="plot" role="img" aria-label="{described}" data-figure="{text(name)}" data-group="{text(group)}"></div>'
+    which = f'data-figure="{text(name)}" data-group="{text(group)}"'
+    plot = f'<div class="plot" role="img" aria-label="{described}" {which} style="min-height:{int(drawn.layout.height)}px"></div>'
     heading = f"<h3>{text(title)}</h3>" if title else ""
     said = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
     return f'{heading}<figure>{plot}<script type="application/json" id="{text(name)}">{data}</script>{said}</figure>'
@@ -131,7 +130,7 @@ def _smaller(image: object, widest_pixels: int) -> bytes:
 
 def as_json(content: str) -> str:
     """JSON that cannot end the script element that holds it."""
-    return content.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found.group()):04x}", content)
 
 
 def yaml_block(levels: Mapping[str, object], notes: Mapping[str, str]) -> str:

@@ -52,7 +52,7 @@ def lines(arms: Sequence[str], baseline: str) -> dict[str, Line]:
 UNITS = (
     ("mutual_information", "nats"),
     ("entropy", "share of ln K"),
-    ("loss_stability", "share of the path that falls"),
+    ("loss_stability", "share of descent"),
     ("loss", "nats"),
     ("ratio", "share of voxels"),
     ("iou", "intersection over union"),

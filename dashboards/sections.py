@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ablate.study import BASELINE, REFERENCES
-from ablate.words import between, counted, listed, number, probability
-from dashboards import figures, palette
+from ablate.words import between, counted, listed, number
+from dashboards import figures, palette, tables
 from dashboards.page import Cell, chip, copyable, described, figure, legend, listing, picture, table, text, yaml_block
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ CURVES = (
 
 MOST_CURVES = 6
 
+SAYS = {"adopt": "adopted", "reject": "rejected", "undecided": "undecided"}
+
 
 def answer(document: Document) -> str:
     """The verdict in its sentences, and what to change."""
@@ -35,7 +37,7 @@ def answer(document: Document) -> str:
     words = [f'<p class="verdict {"yes" if adopted else "no"}">{text(" ".join(headline))}</p>']
     if said["changes"]:
         changes = {change["path"]: change["becomes"] for change in said["changes"]}
-        was = {change["path"]: f"was {_plain(change['was'])}" for change in said["changes"]}
+        was = {change["path"]: f"was {tables.plain(change['was'])}" for change in said["changes"]}
         words += [f"<h2>What to change in the config: {text(counted(len(changes), 'setting'))}</h2>", copyable(yaml_block(changes, was))]
     elif document["phases"]:
         words.append("<h2>What to change in the config: nothing</h2><p>No change is shown to help, so the baseline stays.</p>")
@@ -62,8 +64,15 @@ def questions(results: Results, document: Document) -> str:
         says = chip({"yes": "yes", "no": "no, the opposite"}.get(one["says"], "not shown"), kind)
         cards.append(f'<div class="card"><h3>{text(one["ask"])} {says}</h3><p class="soft">{text(sentence)}</p>{drawn}</div>')
     yes = sum(one["says"] == "yes" for one in asked)
-    who = f"{document['answer']['subject']}, against the study's baseline"
-    return f'<h2>{yes} of {counted(len(asked), "question")} answered with yes</h2><p>{text(who)}.</p><div class="grid">{"".join(cards)}</div>'
+    who = f"{_who(document)}, against the study's baseline."
+    heading = f"<h2>{yes} of {counted(len(asked), 'question')} answered with yes</h2><p>{text(who)}</p>"
+    return f'{heading}<div class="grid">{"".join(cards)}</div>'
+
+
+def _who(document: Document) -> str:
+    """The arm asked about; a winner by everything that was adopted on the way to it."""
+    adopted = [f"{phase['winner']} ({phase['name']})" for phase in document["phases"] if phase["winner"] != BASELINE]
+    return f"The winner: {listed(adopted)}" if adopted else f"Nothing is adopted; the closest is {document['answer']['subject']}"
 
 
 def phase(results: Results, document: Document, index: int) -> str:
@@ -71,10 +80,10 @@ def phase(results: Results, document: Document, index: int) -> str:
     found = document["phases"][index]
     rivals = [arm for arm in found["arms"] if arm["name"] != BASELINE]
     counts = Counter(arm["verdict"] for arm in rivals)
-    told = ", ".join(f"{counts[word]} {says}" for word, says in (("adopt", "adopted"), ("reject", "rejected"), ("undecided", "undecided")))
+    told = ", ".join(f"{counts[word]} {says}" for word, says in SAYS.items())
     heading = f"<h2>Phase {text(found['name'])}: of {text(counted(len(rivals), 'arm'))} {told}</h2>"
     lead = f"<p>{text(found['reason'])}</p>"
-    return heading + lead + _effects(document, found, index) + _arms_table(document, found) + _curves(results, document, found, index)
+    return heading + lead + _effects(document, found, index) + tables.arms(document, found) + _curves(results, document, found, index)
 
 
 def _effects(document: Document, found: Document, index: int) -> str:
@@ -85,7 +94,7 @@ def _effects(document: Document, found: Document, index: int) -> str:
         best = max(known, key=lambda arm: sign * arm["effect"]["mean"])
         effect = best["effect"]
         bounds = between(effect["low"], effect["high"])
-        title = f"The largest effect is {number(effect['mean'], signed=True)}{bounds}: {best['name']} ({best['verdict']})"
+        title = f"The largest effect is {number(effect['mean'], signed=True)}{bounds}: {best['name']} ({SAYS[best['verdict']]})"
     else:
         title = "No arm has a known effect"
     drawn = figures.effects(
@@ -98,7 +107,7 @@ def _effects(document: Document, found: Document, index: int) -> str:
     )
     caption = (
         f"Mean paired difference of {objective['metric']} to this phase's baseline (the line at 0), with simultaneous "
-        f"{1 - document['alpha']:.0%} intervals. Grey band: smaller than the smallest effect worth acting on, {objective['smallest_effect']:g}."
+        f"{1 - document['alpha']:.0%} intervals. Grey band: below the smallest effect worth acting on, {objective['smallest_effect']:g}."
     )
     if document["references"]:
         caption += f" Dashed: {listed(sorted(document['references']))}, which an arm must beat too."
@@ -107,7 +116,8 @@ def _effects(document: Document, found: Document, index: int) -> str:
 
 def _reference_effects(document: Document, found: Document) -> dict[str, float]:
     """Each reference as a difference to the phase's baseline: over the pairs that the verdicts used, else from the means."""
-    metric, effects = document["objective"]["metric"], {}
+    metric = document["objective"]["metric"]
+    effects: dict[str, float] = {}
     for arm in found["arms"]:
         for reference in arm["references"]:
             if arm["effect"] is not None and reference["difference"] is not None:
@@ -119,46 +129,6 @@ def _reference_effects(document: Document, found: Document) -> dict[str, float]:
     return effects
 
 
-def _arms_table(document: Document, found: Document) -> str:
-    """Every arm, then the references."""
-    metric = document["objective"]["metric"]
-    everything = [*found["arms"], *document["references"].values()]
-    columns = [column for column in dict.fromkeys([metric, *document["columns"]]) if any(column in one["metrics"] for one in everything)]
-    numeric = [Cell(_metric_heading(column), "number") for column in columns]
-    words = ("arm", "verdict", "effect, interval", "against study baseline", "adjusted p", "guards", "collapse", "replicates")
-    head = [*(Cell(text(word)) for word in words), *numeric, Cell("reason")]
-    rows = [
-        [
-            Cell(text(arm["name"]) + (' <span class="soft">winner, carried on</span>' if arm["name"] == found["winner"] else ""), "name"),
-            Cell(chip(arm["verdict"])),
-            Cell(_interval(arm["effect"]), "number"),
-            Cell(_interval(arm["total_effect"]), "number"),
-            Cell("" if arm["p_adjusted"] is None else text(probability(arm["p_adjusted"])), "number"),
-            Cell(_guards(arm["guards"])),
-            Cell(text(arm["collapse"] or "")),
-            Cell(str(arm["replicates"]), "number"),
-            *_metric_cells(arm["metrics"], columns),
-            Cell(text(arm["reason"]), "reason"),
-        ]
-        for arm in found["arms"]
-    ]
-    for name, reference in document["references"].items():
-        blank = [Cell("")] * 5
-        cells = [Cell(text(name), "name"), Cell(chip("reference")), *blank, Cell(str(reference["replicates"]), "number")]
-        rows.append([*cells, *_metric_cells(reference["metrics"], columns), Cell("Drawn in every table; does not compete.", "reason")])
-    winner = [i for i, arm in enumerate(found["arms"]) if arm["name"] == found["winner"]]
-    return table(head, rows, label=f"Arms of phase {found['name']}", marked=winner) + _all_metrics(found)
-
-
-def _all_metrics(found: Document) -> str:
-    """Every metric of every arm, folded away."""
-    metrics = sorted({metric for arm in found["arms"] for metric in arm["metrics"]})
-    rows = [[Cell(text(metric)), *_cells([arm["metrics"].get(metric) for arm in found["arms"]])] for metric in metrics]
-    head = [Cell("mean over replicates"), *(Cell(text(arm["name"]), "number") for arm in found["arms"])]
-    inside = table(head, rows, label=f"All metrics of phase {found['name']}")
-    return f"<details><summary>All {len(metrics)} metrics of each arm</summary>{inside}</details>"
-
-
 def _curves(results: Results, document: Document, found: Document, index: int) -> str:
     """Small multiples: what happened on the way, an arm a colour."""
     wanted = list(dict.fromkeys([*CURVES, *document["columns"], document["objective"]["metric"]]))
@@ -166,11 +136,14 @@ def _curves(results: Results, document: Document, found: Document, index: int) -
     frame = results.curves(wanted)
     frame = frame[(frame["phase"] == found["name"]) & frame["arm"].isin(arms)]
     lines, group = palette.lines(arms, BASELINE), f"curves-{index}"
-    panels = []
+    panels: list[str] = []
+    drawn_already: set[str] = set()
     for metric in wanted:
         one = frame[frame["metric"] == metric]
-        if one["step"].nunique() > 1 and len(panels) < MOST_CURVES:
-            drawn = figures.curves(one, metric, {arm: line for arm, line in lines.items() if arm in set(one["arm"])})
+        if one["step"].nunique() > 1 and len(panels) < MOST_CURVES and palette.title(metric) not in drawn_already:
+            drawn_already.add(palette.title(metric))
+            known = {arm: line for arm, line in lines.items() if arm in set(one["arm"])}
+            drawn = figures.curves(one, metric, known, found["winner"])
             ends = {arm: values["value"].mean() for arm, values in one[one["step"] == one["step"].max()].groupby("arm")}
             title = _curve_title(metric, ends, found["winner"])
             panels.append(f'<div class="card">{figure(drawn, name=f"{group}-{len(panels)}", title=title, caption="", group=group)}</div>')
@@ -204,13 +177,13 @@ def thresholds(document: Document) -> str:
     rows = [
         [
             Cell(text(path), "name"),
-            Cell(text(_plain(row["recommended"])), "number"),
-            *_cells([row["low"], row["high"]]),
+            Cell(text(tables.plain(row["recommended"])), "number"),
+            *tables.numbers([row["low"], row["high"]]),
             Cell(f"{text(row['status'])}: {text(says[row['status']])}"),
         ]
         for path, row in found.items()
     ]
-    cards = []
+    cards: list[str] = []
     for phase in document["phases"]:
         for path in sorted({path for point in phase["points"] for path in point["levels"]} & found.keys()):
             if found[path]["status"] == "inert":
@@ -238,7 +211,7 @@ def galleries(results: Results, document: Document) -> str:
     phase, arm = subject(document)
     sought = {"The study's baseline": (document["phases"][0]["name"], BASELINE)}
     if (phase, arm) not in sought.values():
-        sought[f"{arm} ({phase})"] = (phase, arm)
+        sought["The winner" if _is_winner(document, phase, arm) else f"{arm} ({phase})"] = (phase, arm)
     cards = []
     for label, (in_phase, name) in sought.items():
         path = results.file(in_phase, name, "gallery.png")
@@ -265,7 +238,7 @@ def how(results: Results, document: Document) -> str:
         "trainer": study.trainer.callable + (f", preset {study.trainer.preset}" if study.trainer.preset else ""),
         "code version": document["code_version"],
         "data hash": document["data_hash"] or "none",
-        "baseline": ", ".join(f"{path}={_plain(value)}" for path, value in document["baseline"].items()),
+        "baseline": ", ".join(f"{path}={tables.plain(value)}" for path, value in document["baseline"].items()),
         "guards": "; ".join(document["guards"]) or "none",
     }
     failed = document["failed_trials"]
@@ -285,8 +258,8 @@ def _statistics(document: Document) -> list[str]:
     guards = f" and keeps {counted(len(document['guards']), 'guard')}" if document["guards"] else ""
     beats = f" and beats {listed(sorted(document['references']))}" if document["references"] else ""
     return [
-        "Every arm runs on the same replicates as its baseline. A replicate fixes initial weights, split of the scans and random streams, so "
-        "the two differ by the change alone, and it is these paired differences that are averaged.",
+        "Every arm runs on the same replicates as its baseline. A replicate fixes everything that is random, so the two differ by the "
+        "change alone, and it is these paired differences that are averaged.",
         f"The intervals of a phase hold together: with probability {level} all of them cover their true effect at once. The adjusted p "
         "comes from the same family, so it is below alpha exactly where the interval leaves 0 on the good side.",
         f"adopt: better than the baseline at adjusted p < {document['alpha']:g}, by at least {objective['smallest_effect']:g} on "
@@ -314,37 +287,3 @@ def _by_replicate(trials: Any, phase: str, arm: str, metric: str) -> dict[int, f
         return {}
     found = trials[(trials["phase"] == phase) & (trials["arm"] == arm)].dropna(subset=[metric])
     return {int(row.replicate): float(value) for row, value in zip(found.itertuples(), found[metric], strict=True)}
-
-
-def _guards(guards: Sequence[Mapping[str, Any]]) -> str:
-    broken = [guard for guard in guards if not guard["holds"]]
-    if not guards:
-        return ""
-    if not broken:
-        return "all hold"
-    return '<span class="reject">✗ broken</span>: ' + "; ".join(text(f"{g['guard']} but is {number(g['value'])}") for g in broken)
-
-
-def _interval(effect: Mapping[str, float | None] | None) -> str:
-    if effect is None:
-        return ""
-    bounds = between(effect["low"], effect["high"]).strip()
-    return text(number(effect["mean"], signed=True)) + (f"<br><span class=soft>{text(bounds)}</span>" if bounds else "")
-
-
-def _metric_heading(metric: str) -> str:
-    found = palette.unit(metric)
-    return f'<span title="{text(metric)}">{text(metric.replace("_", " "))}</span>' + (f'<br><span class="soft">{text(found)}</span>' if found else "")
-
-
-def _metric_cells(metrics: Mapping[str, float], columns: Sequence[str]) -> list[Cell]:
-    return _cells([metrics.get(column) for column in columns])
-
-
-def _cells(values: Sequence[float | None]) -> list[Cell]:
-    return [Cell("" if value is None else text(number(value)), "number") for value in values]
-
-
-def _plain(value: object) -> str:
-    """A level as the config has it."""
-    return {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)

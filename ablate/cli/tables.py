@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -38,48 +39,60 @@ def short(metric: str) -> str:
 
 
 def print_answer(results: Results) -> None:
-    """Everything a run ends with: a table a phase, winners, thresholds, the questions, what to change."""
+    """Everything a run ends with: two tables a phase, winners, thresholds, the questions, what to change."""
     console, document, study = Console(), results.document(), results.study
-    columns = [c for c in study.columns if any(c in arm["metrics"] for phase in document["phases"] for arm in phase["arms"])]
     for phase in document["phases"]:
-        console.print()
-        console.print(_phase_table(phase, study.objective.metric, columns, document["references"]))
-        console.print(f"winner of {phase['name']}: {phase['winner']}", style="bold", markup=False, highlight=False)
-        for arm in phase["arms"]:
-            if arm["name"] != "baseline":
-                console.print(f"  {arm['name']}: {arm['verdict']}. {arm['reason']}", markup=False, highlight=False)
+        _print_phase(console, phase, study.objective.metric, study.columns, document["references"])
     if document["thresholds"]:
         console.print()
         console.print(_thresholds_table(document["thresholds"]))
-    answer = results.answer()
     console.print()
-    for line in answer.lines():
+    for line in results.answer().lines():
         console.print(line, markup=False, highlight=False)
 
 
-def _phase_table(phase: Mapping[str, Any], objective: str, columns: Sequence[str], references: Mapping[str, Any]) -> Table:
-    table = Table(title=f"phase {phase['name']}", title_justify="left", title_style="bold")
-    table.add_column("arm", overflow="fold", max_width=34)
-    table.add_column(f"effect on {short(objective)}", overflow="fold")
-    table.add_column("verdict")
-    table.add_column("guards")
-    table.add_column("collapse", overflow="fold")
-    for column in (objective, *columns):
-        table.add_column(short(column), justify="right", overflow="fold", max_width=12)
-    for arm in phase["arms"]:
+def _print_phase(
+    console: Console, phase: Mapping[str, Any], objective: str, columns: Sequence[str], references: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Arms by letter with their names, what was decided of each and why, and what was measured."""
+    arms = phase["arms"]
+    console.print(f"\nphase {phase['name']}", style="bold")
+    decided = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in ("", "arm"):
+        decided.add_column(column, overflow="fold")
+    for column in ("effect [simultaneous]", "verdict", "guards", "collapse"):
+        decided.add_column(column)
+    for letter, arm in zip(letters(len(arms)), arms, strict=True):
         broken = [guard["metric"] for guard in arm["guards"] if not guard["holds"]]
-        table.add_row(
-            Text(arm["name"]),
+        decided.add_row(
+            letter,
+            Text("\n".join(arm["name"].split(", "))),
             interval(arm["effect"]),
             Text(arm["verdict"], style=STYLES.get(arm["verdict"], "")),
-            Text("hold" if not broken else "broken: " + ", ".join(short(name) for name in broken)),
-            Text(arm["collapse"] or ""),
-            *(number(arm["metrics"].get(column)) for column in (objective, *columns)),
+            Text("hold" if not broken else "\n".join(short(name) for name in broken)),
+            Text((arm["collapse"] or "").replace(", ", "\n")),
         )
+    console.print(decided)
+    shown = [m for m in (objective, *columns) if any(m in arm["metrics"] for arm in arms)]
+    measured = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    measured.add_column("", no_wrap=True)
+    for metric in shown:
+        measured.add_column("\n".join(short(metric).split(" ")), justify="right", overflow="fold")
+    for letter, arm in zip(letters(len(arms)), arms, strict=True):
+        measured.add_row(letter, *(number(arm["metrics"].get(metric)) for metric in shown))
     for name, reference in references.items():
-        values = (number(reference["metrics"].get(column)) for column in (objective, *columns))
-        table.add_row(Text(name, style="dim"), "", Text("reference", style="dim"), "", "", *values)
-    return table
+        measured.add_row(Text(name), *(number(reference["metrics"].get(metric)) for metric in shown), style="dim")
+    console.print(measured)
+    for letter, arm in zip(letters(len(arms)), arms, strict=True):
+        if arm["name"] != "baseline":
+            console.print(f"{letter} {arm['verdict']}: {arm['reason']}", markup=False, highlight=False)
+    console.print(f"winner of {phase['name']}: {phase['winner']}", style="bold", markup=False, highlight=False)
+
+
+def letters(count: int) -> list[str]:
+    """A, B, ... Z, AA, AB, ..."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    return [(alphabet[i // 26 - 1] if i >= 26 else "") + alphabet[i % 26] for i in range(count)]
 
 
 def _thresholds_table(thresholds: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -125,12 +138,11 @@ def print_status(document: Mapping[str, Any]) -> None:
 def print_comparison(document: Mapping[str, Any]) -> None:
     """Arms as lettered columns with a legend, settings and metrics as rows."""
     console, arms = Console(), document["arms"]
-    letters = [chr(ord("A") + i) if i < 26 else f"A{i}" for i in range(len(arms))]
-    for letter, arm in zip(letters, arms, strict=True):
+    for letter, arm in zip(letters(len(arms)), arms, strict=True):
         console.print(f"{letter}  {arm['phase']}/{arm['name']}", markup=False, highlight=False)
     table = Table(title=f"{document['study']}: arms side by side", title_justify="left")
     table.add_column("", overflow="fold", min_width=20)
-    for letter in letters:
+    for letter in letters(len(arms)):
         table.add_column(letter)
     for path in document["settings"]:
         table.add_row(Text(path), *(Text(str(arm["levels"].get(path, "-"))) for arm in arms))

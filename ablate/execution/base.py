@@ -232,6 +232,9 @@ class Executor(Protocol):
     def poll(self) -> None:
         """Let an executor without processes of its own work; called every turn."""
 
+    def close(self) -> None:
+        """Let go of what starting workers took; the workers end by themselves."""
+
     def failure(self, worker: WorkerFiles) -> str | None:
         """Why a worker that never reported will not; None while it may."""
 

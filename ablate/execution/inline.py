@@ -44,6 +44,9 @@ class Inline:
                 self._starting(order)
                 worker.finish(order)
 
+    def close(self) -> None:
+        """Nothing was taken."""
+
     def failure(self, worker: WorkerFiles) -> str | None:
         """Nothing to fail."""
         return None

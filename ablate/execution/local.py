@@ -27,6 +27,15 @@ class Local:
             )
         self._launchers |= {worker.id: launcher for worker in workers}
 
+    def close(self) -> None:
+        """Collect the launchers, which end by themselves; their workers were told to leave."""
+        for launcher in self._launchers.values():
+            try:
+                launcher.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                launcher.kill()
+                launcher.wait()
+
     def poll(self) -> None:
         """Processes work by themselves; only launchers that ended are collected."""
         for launcher in self._launchers.values():

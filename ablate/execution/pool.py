@@ -137,6 +137,7 @@ class Queue:
             signal.signal(number, handler)
         try:
             self._fleet.let_go()
+            self._executor.close()
             self.ledger.touch_session(self._session, time.monotonic() - self._entered)
         except LedgerError:
             if error is None:

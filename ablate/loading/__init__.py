@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ablate.errors import StudyError, TrainerError
-from ablate.loading import checks, overrides, reading, wording
+from ablate.loading import checks, overrides, reading, trainable, wording
 from ablate.loading.problem import Problem, pruned
 from ablate.offers import Offers, callable_problem
 from ablate.study import Study, Trainer
@@ -41,8 +41,8 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
         # What has no problem of its own is checked further, so that one mistake hides no other.
         study, _ = _validated(pruned(document, problems))
     if study is not None and offers is not None:
-        study = checks.completed(study, offers)
-        problems += checks.arms(study, offers)
+        study = trainable.completed(study, offers)
+        problems += trainable.problems_of(study, offers)
     if problems or study is None:
         raise StudyError(str(path), list(dict.fromkeys(str(problem) for problem in problems)))
     return study

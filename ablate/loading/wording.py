@@ -24,6 +24,7 @@ MENDS = {
 """What to do, by the last keys of a place."""
 
 _NAME_WORDS = "a name of letters, digits, _, - and . that begins with a letter or digit, 64 at most"
+_NAME_PATTERNS = {getattr(m, "pattern", None) for m in typing.get_args(Name)[1:]}
 _LEVEL_WORDS = "true, false, a number, a text, null, or a list of these"
 _FORMS = {"Range": "a range {low: .., high: ..}", "Tune": "{tune: POINTS}", "Solved": "{solved: VALUE}"}
 
@@ -179,8 +180,9 @@ def _member_words(member: object, metadata: Iterable[object]) -> str:
     if isinstance(member, type) and issubclass(member, BaseModel):
         return _FORMS.get(member.__name__, f"a mapping with {', '.join(key_names(member))}")
     plain_words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    if member is str and any(getattr(m, "pattern", None) for m in metadata):
-        return "`package.module:name`"
+    patterns = {getattr(m, "pattern", None) for m in metadata} - {None}
+    if member is str and patterns:
+        return _NAME_WORDS if patterns & _NAME_PATTERNS else "`package.module:name`"
     return plain_words.get(typing.cast(type, member), "another value") + _bounds(metadata)
 
 

@@ -93,7 +93,8 @@ class Offers:
             except ValueError as error:
                 lines += [line for line in str(error).splitlines() if line.partition(":")[0] not in found]
             except Exception as error:
-                raise TrainerError(broke(f"{self.schema_module}:from_mapping", error)) from error
+                if not lines:
+                    raise TrainerError(broke(f"{self.schema_module}:from_mapping", error)) from error
         return lines
 
     def config(self, levels: Mapping[str, Level], replicate: int) -> Config:
@@ -115,9 +116,9 @@ class Offers:
         return {path: self._defaults.get(path) for path in self.inert(config)}
 
     def identity(self, levels: Levels) -> str:
-        """Equal for two assignments of levels that train the same network."""
+        """Equal for two assignments of levels that train the same network; levels that cannot be trained equal themselves alone."""
         config = self.config(levels, 0)
-        return signature_of(config, self.neutral(config), "", "")
+        return signature_of(config, {} if self.problems(config) else self.neutral(config), "", "")
 
     def expected_seconds(self, config: Mapping[str, object]) -> float | None:
         """Seconds one trial takes by the trainer's own account; for planning only."""

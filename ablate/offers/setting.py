@@ -30,7 +30,8 @@ class SettingType:
         """What is expected, in words: `a whole number from 1 to 64`."""
         if self.choices:
             return f"one of {', '.join(str(choice) for choice in self.choices)}"
-        plain = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
+        items = {bool: "true or false", int: "whole numbers", float: "numbers", str: "texts"}.get(self.item or object, "values")
+        plain = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: f"a list of {items}"}
         bounds = ""
         if self.at_least is not None and self.at_most is not None:
             bounds = f" from {self.at_least:g} to {self.at_most:g}"
@@ -42,8 +43,7 @@ class SettingType:
 
     def problem(self, value: object) -> str | None:
         """`expected <what> but got <value>.` where the setting does not take the value."""
-        taken = value is None if self.optional and value is None else self._takes(value)
-        if taken:
+        if (self.optional and value is None) or self._takes(value):
             return None
         return f"expected {self.words} but got {_plain(value)}.{nearest(str(value), [str(c) for c in self.choices])}"
 

@@ -11,25 +11,22 @@ and value are equal.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 import os
-import posixpath
-import re
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
 from ablate.errors import AblateError
 from ablate.tracking.base import Artifact, Entry, Points, Synced, TrackerDown
+from ablate.tracking.batches import ITEMS_A_BATCH, LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG, batches, key_of, unsaid
 from ablate.tracking.entries import StudyEntries
 from ablate.tracking.store import (
     IMPATIENT,
@@ -55,15 +52,6 @@ __all__ = ["MlflowTracker", "comparison_url", "follow", "runs_url", "serve", "st
 
 INTERVAL_S = 3.0
 """Between two looks of a follower."""
-
-METRICS_A_BATCH = 800
-"""MLflow takes 1000 items a batch, tags included."""
-
-ITEMS_A_BATCH = 90
-"""MLflow takes 100 params and 100 tags a batch."""
-
-LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG = 250, 6000, 8000
-"""MLflow's bounds, in characters."""
 
 KEY, LOGGED, VERSION = "ablate.key", "ablate.logged_step", "ablate.version"
 """Tags by which a later telling knows what an earlier one did."""
@@ -127,7 +115,7 @@ class MlflowTracker:
         if known is None:
             known = self._known[entry.key] = _created(client, experiment, entry)
         fresh = entry.version is None or known.tags.get(VERSION) != entry.version
-        points = _unsaid(entry.points(), known.tags.get(LOGGED), whole=entry.version is not None) if fresh else []
+        points = unsaid(entry.points(), known.tags.get(LOGGED), whole=entry.version is not None) if fresh else []
         sent = _send(client, known, entry, points)
         if fresh and entry.version is not None:
             _log_artifacts(client, known.run_id, entry.artifacts())
@@ -198,49 +186,28 @@ def _created(client: MlflowClient, experiment: str, entry: Entry) -> _Known:
     return _Known(run.info.run_id, started_ms, run.info.status, {KEY: entry.key})
 
 
-def _unsaid(points: Points, logged: str | None, *, whole: bool) -> Points:
-    """The steps that MLflow does not have.
-
-    A growing stream's last step may still gain metrics, so it waits; that of a whole one is told even if it was before.
-    """
-    after = int(logged) if logged is not None else -1
-    if not whole:
-        points = points[:-1]
-    unsaid = [(step, metrics) for step, metrics in points if step > after]
-    return unsaid or (points[-1:] if whole else [])
-
-
 def _send(client: MlflowClient, known: _Known, entry: Entry, points: Points) -> int:
     """Everything that fits a batch; the step up to which points are logged is written with the batch that holds it."""
     from mlflow.entities import Metric, Param, RunTag
 
-    changed = {_key(k): v[:LONGEST_TAG] for k, v in entry.tags.items()}
+    changed = {key_of(k): v[:LONGEST_TAG] for k, v in entry.tags.items()}
     tags = [RunTag(k, v) for k, v in changed.items() if known.tags.get(k) != v]
-    new = {_key(k): v[:LONGEST_PARAM] for k, v in entry.params.items()}
+    new = {key_of(k): v[:LONGEST_PARAM] for k, v in entry.params.items()}
     params = [Param(k, v) for k, v in new.items() if k not in known.params]
-    for some_params, some_tags in zip(*_even(_chunks(params, ITEMS_A_BATCH), _chunks(tags, ITEMS_A_BATCH)), strict=True):
-        client.log_batch(known.run_id, params=some_params, tags=some_tags)
+    for start in range(0, max(len(params), len(tags)), ITEMS_A_BATCH):
+        some = slice(start, start + ITEMS_A_BATCH)
+        client.log_batch(known.run_id, params=params[some], tags=tags[some])
     known.tags |= changed
     known.params |= new.keys()
     sent = 0
-    for batch, upto in _batches(points):
+    for batch, upto in batches(points):
         # The time follows from the step alone, so that a value that is told again is the same value.
-        metrics = [Metric(_key(name), value, known.started_ms + step, step) for step, name, value in batch]
+        metrics = [Metric(key_of(name), value, known.started_ms + step, step) for step, name, value in batch]
         client.log_batch(known.run_id, metrics=metrics, tags=[] if upto is None else [RunTag(LOGGED, str(upto))])
         sent += len(metrics)
         if upto is not None:
             known.tags[LOGGED] = str(upto)
     return sent
-
-
-def _batches(points: Points) -> Iterator[tuple[list[tuple[int, str, float]], int | None]]:
-    """Values in batches that MLflow takes, each with the last step that it completes, if any."""
-    values = [(step, name, value) for step, metrics in points for name, value in sorted(metrics.items())]
-    for start in range(0, len(values), METRICS_A_BATCH):
-        batch = values[start : start + METRICS_A_BATCH]
-        rest = values[start + METRICS_A_BATCH : start + METRICS_A_BATCH + 1]
-        steps = [step for step, _, _ in batch if not rest or step < rest[0][0]]
-        yield batch, max(steps, default=None)
 
 
 def _log_artifacts(client: MlflowClient, run_id: str, artifacts: Sequence[Artifact]) -> None:
@@ -261,26 +228,6 @@ def _end(client: MlflowClient, known: _Known, entry: Entry) -> None:
     else:
         client.update_run(known.run_id, entry.status)
     known.status = entry.status
-
-
-def _key(name: str) -> str:
-    """The name as MLflow takes it; one that had to be changed carries a hash, so that two never meet."""
-    clean = re.sub(r"[^\w.\-/: ]", "_", name, flags=re.ASCII)
-    if posixpath.normpath(clean) != clean or clean.startswith((".", "/")):
-        clean = re.sub(r"[./]+", "_", clean)
-    if clean == name and len(name) <= LONGEST_NAME:
-        return name
-    return f"{clean[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _chunks(items: Sequence[Any], size: int) -> list[list[Any]]:
-    source = iter(items)
-    return list(iter(lambda: list(islice(source, size)), []))
-
-
-def _even(first: list[list[Any]], second: list[list[Any]]) -> tuple[list[list[Any]], list[list[Any]]]:
-    longest = max(len(first), len(second))
-    return first + [[]] * (longest - len(first)), second + [[]] * (longest - len(second))
 
 
 def sync(root: Path, study: str) -> str:

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from ablate.design import ALL_OFF, all_off, expand, inert_switches, possible_carries, same, short_names, show
 from ablate.study import BASELINE, Arm, Levels, Phase, Range, Study, Tune
 
-SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.floats(-2, 2, allow_nan=False), st.sampled_from(["a", "b", "1", "true", ""]))
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 5), st.floats(-2, 2, allow_nan=False), st.sampled_from(["a", "b", "1", "true", ""])
+)
 PATHS = st.sampled_from(["a", "b.x", "c.x", "d.y.z"])
 FACTORS = st.dictionaries(PATHS, st.lists(SCALARS, min_size=1, max_size=3, unique_by=repr), min_size=1, max_size=3)
 COMPONENTS = st.dictionaries(st.sampled_from(["one", "two", "three"]), st.dictionaries(PATHS, SCALARS, min_size=1, max_size=2), max_size=2)
@@ -171,7 +173,9 @@ def test_a_factor_that_matters_in_one_cell_only_is_not_inert() -> None:
         return repr((levels["switch"], levels["threshold"] if levels["switch"] else None))
 
     assert inert_switches(phase, {}, identity) == []
-    assert inert_switches(phase.model_copy(update={"design": "one_at_a_time"}), {"switch": 0, "threshold": 1}, identity) == ["factors.threshold"]
+    assert inert_switches(phase.model_copy(update={"design": "one_at_a_time"}), {"switch": 0, "threshold": 1}, identity) == [
+        "factors.threshold"
+    ]
 
 
 def test_a_component_that_is_carried_already_is_not_called_inert() -> None:

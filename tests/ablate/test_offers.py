@@ -60,7 +60,7 @@ def expected_seconds(config):
 def headlines():
     return {"columns": ["m/x"], "questions": []}
 '''
-DATA = '''
+DATA = """
 import os, sys, time
 from pathlib import Path
 assert "ablate.offers.__main__" not in sys.modules
@@ -87,7 +87,7 @@ def preflight(config):
     if config.loop.lr > 1:
         return [{"level": "error", "path": "loop.lr", "what": "is too large", "value": config.loop.lr, "mend": "Lower it."}]
     return []
-'''
+"""
 
 
 @pytest.fixture
@@ -165,8 +165,9 @@ def test_problems_name_unknown_settings_bounds_and_what_only_clashes_together(to
     assert found.problems(found.config({}, 0)) == []
     assert found.problems(found.config({"mode": "fast", "loop.steps": 61}, 0)) == ["loop.steps: fast takes at most 60 steps. Use slow."]
     assert "loop.steps: expected a whole number from 0 to 100 but got 200." in found.problems(found.config({"loop.steps": 200}, 0))
+    assert found.problems(found.config({"flog": 1}, 0)) == ["flog: no such setting in toy.schema. Did you mean flag?"]
     with pytest.raises(TrainerError, match="fault of the trainer"):
-        found.problems(found.config({"lop": 1}, 0))
+        found.problems({"loop.steps": 1})
 
 
 def test_inert_settings_are_replaced_by_the_schemas_own_default(toy: Path) -> None:
@@ -232,7 +233,10 @@ def test_the_data_hash_is_asked_for_once(toy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("steps", "said"),
-    [(13, r"(?s)toy\.data:preflight: failed in its own process \(exit code 7\).*about to crash"), (15, "expected findings with level, path")],
+    [
+        (13, r"(?s)toy\.data:preflight: failed in its own process \(exit code 7\).*about to crash"),
+        (15, "expected findings with level, path"),
+    ],
 )
 def test_an_offer_that_breaks_says_which_and_shows_what_it_printed(toy: Path, steps: int, said: str) -> None:
     found = offers()

@@ -259,9 +259,7 @@ def _reach(size: int, overlap: float) -> int:
     return int(np.flatnonzero(_cube_iou(shifts, size) >= overlap).max())
 
 
-def _overlaps(
-    low: Int[np.ndarray, "*3"], high: Int[np.ndarray, "*3"], size: int, overlap: float
-) -> Bool[np.ndarray, "d h w"]:
+def _overlaps(low: Int[np.ndarray, "*3"], high: Int[np.ndarray, "*3"], size: int, overlap: float) -> Bool[np.ndarray, "d h w"]:
     """Which shifts in the box low..high (inclusive) keep the IoU of two cubes."""
     low, high = np.broadcast_to(low, 3), np.broadcast_to(high, 3)
     d, h, w = (np.maximum(size - np.abs(np.arange(a, b + 1)), 0) for a, b in zip(low, high, strict=True))

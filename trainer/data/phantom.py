@@ -151,8 +151,16 @@ class _Painter:
             self._tree((b.diaphragm + 0.34, 0.0, hilum), 9, 5, 0.20, 0.032, lung, LABEL["lung_vessel"])
         everything = tuple(range(1, len(TISSUES)))
         self._ellipsoid(heart_at, (0.23 * scale, 0.21 * scale, 0.20 * scale), LABEL["heart"], (*lung, 1, 2, 5), b.heart_tilt)
-        self._ellipsoid((heart_at[0], heart_at[1] - 0.02, heart_at[2] + 0.05), (0.13 * scale, 0.09, 0.08), LABEL["blood"], everything, b.heart_tilt)
-        self._ellipsoid((heart_at[0] + 0.08, heart_at[1] + 0.03, heart_at[2] - 0.09), (0.11, 0.10 * scale, 0.06), LABEL["blood"], everything, b.heart_tilt)
+        self._ellipsoid(
+            (heart_at[0], heart_at[1] - 0.02, heart_at[2] + 0.05), (0.13 * scale, 0.09, 0.08), LABEL["blood"], everything, b.heart_tilt
+        )
+        self._ellipsoid(
+            (heart_at[0] + 0.08, heart_at[1] + 0.03, heart_at[2] - 0.09),
+            (0.11, 0.10 * scale, 0.06),
+            LABEL["blood"],
+            everything,
+            b.heart_tilt,
+        )
         top = b.diaphragm + 0.52
         front = b.spine_y - b.spine_radius - 0.07
         self._tube(front, b.spine_x + 0.06, 0.045, -0.6 + b.shift, top, LABEL["blood"])
@@ -181,7 +189,13 @@ class _Painter:
             at = (b.kidneys_at - 0.04 * (side < 0), 0.21 + 0.03 * rng.uniform(-1, 1), side * (0.31 + 0.04 * rng.uniform(-1, 1)))
             long = 0.19 * rng.uniform(0.9, 1.1)
             self._ellipsoid(at, (long, 0.10, 0.10), LABEL["kidney_cortex"], free, 0.25 * side)
-            self._ellipsoid((at[0], at[1], at[2] - 0.03 * side), (0.65 * long, 0.05, 0.06), LABEL["kidney_medulla"], (LABEL["kidney_cortex"],), 0.25 * side)
+            self._ellipsoid(
+                (at[0], at[1], at[2] - 0.03 * side),
+                (0.65 * long, 0.05, 0.06),
+                LABEL["kidney_medulla"],
+                (LABEL["kidney_cortex"],),
+                0.25 * side,
+            )
         self._ellipsoid((-0.92 + s, -0.12, 0.02), (0.14, 0.14, 0.19), LABEL["bladder"], inside, 0.0)
         self._bowel(inside)
 
@@ -309,9 +323,7 @@ class _Painter:
         inside = (self.x - self._column(x)) ** 2 + (self.y - self._column(y)) ** 2 < max(radius, 0.7 * self.voxel) ** 2
         self.labels[inside & (self.z > low) & (self.z < high) & (self.labels != LABEL["air"])] = label
 
-    def _tree(
-        self, root: Vector, stems: int, generations: int, length: float, radius: float, among: tuple[int, ...], label: int
-    ) -> None:
+    def _tree(self, root: Vector, stems: int, generations: int, length: float, radius: float, among: tuple[int, ...], label: int) -> None:
         """A branching tree from a root: each branch splits in two that are shorter and thinner, in random directions."""
         start = np.repeat(np.asarray([root]), stems, axis=0)
         direction = self.rng.standard_normal((stems, 3))

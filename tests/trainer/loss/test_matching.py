@@ -64,6 +64,11 @@ def check(matching: str, found: Callable[[Geometry, Loss], Tensor], min_iou: flo
     assert found(g, config).tolist() == naive(g, matching, 0.4, min_iou)
 
 
+def check_often(matching: str, found: Callable[[Geometry, Loss], Tensor]) -> None:
+    for seed in range(5):
+        check(matching, found, seed=seed)
+
+
 MATCHINGS = ["all_pairs", "own_global", "hierarchical", "foreground_only", "background_prototype"]
 
 
@@ -109,8 +114,7 @@ def turns_the_threshold_round(g: Geometry, config: Loss) -> Tensor:
 )
 def test_a_planted_error_fails_the_check(matching: str, wrong: Callable[[Geometry, Loss], Tensor]) -> None:
     with pytest.raises(AssertionError):
-        for seed in range(5):
-            check(matching, wrong, seed=seed)
+        check_often(matching, wrong)
 
 
 @pytest.mark.parametrize("matching", MATCHINGS)
@@ -123,8 +127,7 @@ def test_no_matching_passes_for_another(matching: str, other: str) -> None:
         return match(g, Loss(matching=other, matching_threshold=config.matching_threshold))
 
     with pytest.raises(AssertionError):
-        for seed in range(5):
-            check(matching, mistaken, seed=seed)
+        check_often(matching, mistaken)
 
 
 def test_a_local_that_sticks_out_by_one_voxel_is_not_contained() -> None:
