@@ -108,12 +108,10 @@ class Stage:
 
     def conclude(self, phase: Phase, carried: Levels) -> Conclusion:
         """Run a phase's trials, decide, and record the decision."""
-        useless = plan.inert_factors(phase, carried, self.offers)
-        if useless and not isinstance(phase.design, Tune):
-            raise StudyError(
-                self.study.study, [f"phases.{phase.name}.factors.{path}: has no effect on top of the carried winner." for path in useless]
-            )
         self.ledger.event("phase", f"{phase.name} begins")
+        for path in plan.inert_factors(phase, carried, self.offers):
+            # Known only now: it depends on the winner. Its arms are then the baseline's own trials, and the verdict says so.
+            self.ledger.event("inert", f"{phase.name}: {path} has no effect on top of what is carried")
         if isinstance(phase.design, Tune):
             conclusion = self._tuned(phase, phase.design, carried)
         else:

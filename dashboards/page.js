@@ -32,7 +32,7 @@
   );
   plots.forEach((plot) => near.observe(plot));
   // The others when there is time, one by one, so that the page opens at once and is whole soon after.
-  const idle = window.requestIdleCallback || ((next) => setTimeout(next, 50));
+  const idle = (next) => (window.requestIdleCallback ? requestIdleCallback(next, { timeout: 300 }) : setTimeout(next, 50));
   const drawNext = () => {
     const plot = plots.find((candidate) => !drawn.has(candidate));
     if (plot) { draw(plot); idle(drawNext); }

@@ -166,6 +166,10 @@ def _yaml_lines(node: Mapping[str, object], indent: str) -> list[str]:
 
 
 def _yaml_scalar(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml_scalar, value))}]"
+    if isinstance(value, float) and "e" in repr(value) and "." not in repr(value):
+        return repr(value).replace("e", ".0e")  # YAML reads 1e-05 as text
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value) and value.lower() not in YAML_WORDS
     return str(value) if plain else json.dumps(value)
 

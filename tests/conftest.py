@@ -170,7 +170,7 @@ class Planted:
                     specs = self.use(phase.name, arm, replicates)
                     for spec in specs:
                         self.complete(spec)
-                    points.append(verdict.point(self.study, arm, self.found(specs)))
+                    points.append(verdict.point(self.study, arm, self.found(specs), replicates=len(replicates)))
                 best = verdict.best_point(self.study, points)
                 assert best is not None
                 arms = [Arm(name=BASELINE, levels=carried), Arm(name="tuned", levels=best.levels)]
@@ -230,6 +230,12 @@ def plant(root: Path, changes: Mapping[str, Any] | None = None, gallery: bytes |
     base = {"loop": {"steps": 40}, "crops": {"min_foreground_ratio": 0.3}, "loss": {"matching_threshold": 0.3}}
     ledger.freeze({"study": study.model_dump(mode="json", by_alias=True), "base": base}, "code", "data")
     return Planted(root, study, ledger, curve, gallery)
+
+
+@pytest.fixture(scope="session")
+def planting() -> Callable[..., Planted]:
+    """`plant`, for fixtures that choose the folder themselves."""
+    return plant
 
 
 @pytest.fixture

@@ -170,11 +170,16 @@ class Queue:
     def _open(self, specs: Sequence[TrialSpec]) -> None:
         """Sort the trials into finished and open ones."""
         wanted = {spec.signature: spec for spec in specs}
-        active = {signature for signature, _ in self._work.running}
         with self.ledger.transaction():
             self.ledger.know(list(wanted.values()))
             records = {record.signature: record for record in self.ledger.trials()}
             self._work.specs = {s: spec for s, spec in wanted.items() if not self._finished(records[s])}
+            # A worker may still hold an attempt that the ledger gave up: that one does not stand for its trial.
+            active = {
+                s
+                for s, number in self._work.running
+                if s in records and records[s].state is TrialState.RUNNING and records[s].attempt == number
+            }
             self._work.waiting = deque(s for s in self._work.specs if s not in active)
         self._flush_events()
 

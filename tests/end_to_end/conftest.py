@@ -1,110 +1,15 @@
+"""What the end-to-end tests start from."""
+
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
 
-TINY = """
-study: tiny
-question: Does anything differ in eight steps?
-trainer:
-  callable: "trainer.train:train"
-  schema: "trainer.config:schema"
-  preset: phantom_cpu
-  set:
-    data.phantom.scans: 8
-    data.phantom.size_voxels: 48
-    data.phantom.spacing_mm: 8.0
-    crops.global_size_voxels: 16
-    crops.local_size_voxels: 8
-    model.patch_size_voxels: 4
-    model.dim: 24
-    model.heads: 4
-    model.depth: 1
-    model.head_hidden: 32
-    model.bottleneck: 16
-    model.prototypes: 16
-    loop.steps: 8
-    loop.warmup_steps: 2
-    loop.batch_size: 4
-    loop.checkpoint_every_steps: 2
-    measure.every_steps: 2
-    measure.crops_per_scan: 6
-    measure.background_crops_per_scan: 2
-baseline:
-  crops.foreground_threshold: 500
-references: {untrained: {loop.steps: 0}}
-objective: {metric: probe/local_to_global_mrr, direction: maximize, smallest_effect: 0.02}
-guards:
-  - {metric: loop/updates_applied, at_least: 0.5}
-replicates: {start: 3, at_most: 3}
-phases:
-  - name: flags
-    design: factorial
-    set: {crops.foreground_threshold: -500, crops.min_foreground_ratio: 0.5}
-    factors:
-      crops.foreground_crop_prob: [0.0, 1.0]
-      crops.localcrops_subset_of_globalcrops: [false, true]
-  - name: thresholds
-    design: {tune: 2, sampler: tpe, batch: 2}
-    set: {crops.foreground_crop_prob: 1.0}
-    factors:
-      crops.min_foreground_ratio: {low: 0.2, high: 0.6}
-"""
-
-
-class Workplace:
-    """A folder with a study in it, and the commands run there."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.study = directory / "tiny.yaml"
-        self.study.write_text(TINY)
-        self.environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {
-            "PYTHONPATH": str(REPOSITORY),
-            "TMPDIR": str(directory),
-            "COLUMNS": "200",
-        }
-
-    def arguments(self, *command: str) -> list[str]:
-        return [sys.executable, "-m", "ablate", *command]
-
-    def ablate(self, *command: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.arguments(*command), cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
-        )
-
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.arguments(*command),
-            cwd=self.directory,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def report(self, study: str = "tiny") -> dict[str, object]:
-        done = self.ablate("report", study, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-
-def without_times(node: object) -> object:
-    """The document less everything that measures time or money."""
-    if isinstance(node, dict):
-        timed = ("_s", "per_second", "data_fraction", "hours", "seconds")
-        return {k: without_times(v) for k, v in node.items() if k != "budget" and not k.endswith(timed)}
-    if isinstance(node, list):
-        return [without_times(item) for item in node]
-    return node
+from workplace import Workplace
 
 
 @pytest.fixture
@@ -116,7 +21,5 @@ def workplace(tmp_path: Path) -> Workplace:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """A workplace in which the tiny study ran to its end, undisturbed."""
     place = Workplace(tmp_path_factory.mktemp("finished"))
-    done = place.ablate("run", "tiny.yaml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    place.output = done.stdout  # type: ignore[attr-defined]
+    place.run_to_its_end()
     return place

@@ -9,23 +9,22 @@ import signal
 import sqlite3
 import subprocess
 import time
-from typing import Any
 
+import psutil
 import pytest
+from workplace import Workplace, without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("end_to_end")]
 
-from conftest import Workplace, without_times  # noqa: E402
 
-
-def test_a_run_ends_with_verdicts_the_report_and_the_way_to_mlflow(finished: Any) -> None:
+def test_a_run_ends_with_verdicts_the_report_and_the_way_to_mlflow(finished: Workplace) -> None:
     assert "winner of flags:" in finished.output
     assert "report: runs/tiny/report.html" in finished.output
     assert "ablate ui" in finished.output
     assert (finished.directory / "runs/tiny/report.html").stat().st_size < 15_000_000
 
 
-def test_the_report_document_has_every_phase_and_arm(finished: Any) -> None:
+def test_the_report_document_has_every_phase_and_arm(finished: Workplace) -> None:
     document = finished.report()
     assert [phase["name"] for phase in document["phases"]] == ["flags", "thresholds"]
     names = [arm["name"] for arm in document["phases"][0]["arms"]]
@@ -35,7 +34,7 @@ def test_the_report_document_has_every_phase_and_arm(finished: Any) -> None:
     assert set(document["thresholds"]) == {"crops.min_foreground_ratio"}
 
 
-def test_the_all_off_cell_shares_the_baselines_trials(finished: Any) -> None:
+def test_the_all_off_cell_shares_the_baselines_trials(finished: Workplace) -> None:
     ledger = sqlite3.connect(f"file:{finished.directory}/runs/tiny/ledger.db?mode=ro", uri=True)
     trials = len(list((finished.directory / "runs/trials").iterdir()))
     uses = sum(3 for phase in finished.report()["phases"] for _ in phase["arms"])
@@ -43,14 +42,14 @@ def test_the_all_off_cell_shares_the_baselines_trials(finished: Any) -> None:
     assert trials < uses + 2 * 3 + 6
 
 
-def test_mlflow_holds_one_run_a_signature(finished: Any) -> None:
+def test_mlflow_holds_one_run_a_signature(finished: Workplace) -> None:
     store = sqlite3.connect(finished.directory / "runs/mlflow.db")
     signatures = [row[0] for row in store.execute("select value from tags where key = 'signature'")]
     store.close()
     assert len(signatures) == len(set(signatures)) == len(list((finished.directory / "runs/trials").iterdir()))
 
 
-def test_the_same_command_again_runs_nothing_and_says_the_same(finished: Any) -> None:
+def test_the_same_command_again_runs_nothing_and_says_the_same(finished: Workplace) -> None:
     before = without_times(finished.report())
     done = finished.ablate("run", "tiny.yaml")
     assert done.returncode == 0, done.stderr
@@ -59,20 +58,20 @@ def test_the_same_command_again_runs_nothing_and_says_the_same(finished: Any) ->
 
 
 @pytest.mark.parametrize("command", [["status", "tiny"], ["compare", "tiny"], ["plan", "tiny.yaml"], ["report", "tiny"]])
-def test_every_reading_command_speaks_json(finished: Any, command: list[str]) -> None:
+def test_every_reading_command_speaks_json(finished: Workplace, command: list[str]) -> None:
     done = finished.ablate(*command, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["study"] == "tiny"
 
 
-def test_tune_alone_starts_from_the_carried_winner_and_writes_the_thresholds(finished: Any) -> None:
+def test_tune_alone_starts_from_the_carried_winner_and_writes_the_thresholds(finished: Workplace) -> None:
     done = finished.ablate("tune", "tiny.yaml", "--write", "found.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "started" not in done.stdout, "its trials are those of the main study"
     assert "min_foreground_ratio" in (finished.directory / "found.yaml").read_text()
 
 
-def test_a_changed_study_is_refused_with_what_changed(finished: Any) -> None:
+def test_a_changed_study_is_refused_with_what_changed(finished: Workplace) -> None:
     done = finished.ablate("run", "tiny.yaml", "objective.smallest_effect=0.5")
     assert done.returncode == 2
     assert "objective.smallest_effect" in done.stderr
@@ -88,7 +87,12 @@ def test_a_misspelled_key_names_the_nearest(workplace: Workplace) -> None:
 
 
 def test_levels_for_which_no_crop_is_feasible_are_refused_before_training(workplace: Workplace) -> None:
-    workplace.study.write_text(workplace.study.read_text().replace("crops.foreground_threshold: -500, crops.min_foreground_ratio: 0.5", "crops.foreground_threshold: 2500, crops.min_foreground_ratio: 0.9"))
+    workplace.study.write_text(
+        workplace.study.read_text().replace(
+            "crops.foreground_threshold: -500, crops.min_foreground_ratio: 0.5",
+            "crops.foreground_threshold: 2500, crops.min_foreground_ratio: 0.9",
+        )
+    )
     done = workplace.ablate("run", "tiny.yaml")
     assert done.returncode == 2
     assert "feasible" in done.stderr
@@ -106,7 +110,7 @@ def test_a_second_controller_is_refused_and_told_who_holds_the_study(workplace: 
         end(first, workplace)
 
 
-def test_ctrl_c_leaves_the_study_resumable_and_says_so(finished: Any, workplace: Workplace) -> None:
+def test_ctrl_c_leaves_the_study_resumable_and_says_so(finished: Workplace, workplace: Workplace) -> None:
     run = workplace.start("run", "tiny.yaml")
     wait_for_trials(workplace, run, 2)
     run.send_signal(signal.SIGINT)
@@ -119,7 +123,7 @@ def test_ctrl_c_leaves_the_study_resumable_and_says_so(finished: Any, workplace:
 
 
 @pytest.mark.parametrize("whole_group", [False, True], ids=["controller alone", "with its workers"])
-def test_killed_at_random_points_the_study_ends_with_the_same_table(finished: Any, workplace: Workplace, whole_group: bool) -> None:
+def test_killed_at_random_points_the_study_ends_with_the_same_table(finished: Workplace, workplace: Workplace, whole_group: bool) -> None:
     dice = random.Random(int(whole_group))
     for _ in range(5):
         run = workplace.start("run", "tiny.yaml")
@@ -138,8 +142,6 @@ def test_killed_at_random_points_the_study_ends_with_the_same_table(finished: An
 
 def workers_of(workplace: Workplace) -> list[int]:
     """Process ids of everything that works in this folder, but for the controller and its followers."""
-    import psutil
-
     found = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         line = " ".join(process.info["cmdline"] or [])

@@ -122,11 +122,11 @@ def _images(
 
 def _ratios(foregrounds: Sequence[Foreground], drawn: Sequence[ScanCrops], config: TrainerConfig) -> Float32[np.ndarray, "batch views"]:
     crops = config.crops
-    rows = [
-        np.concatenate([f.ratio(one.global_corners, crops.global_size_voxels), f.ratio(one.local_corners, crops.local_size_voxels)])
-        for f, one in zip(foregrounds, drawn, strict=True)
-    ]
-    return np.stack(rows).astype(np.float32)
+    shares = np.empty((len(drawn), 2 + crops.local_crops), np.float32)
+    for row, f, one in zip(shares, foregrounds, drawn, strict=True):
+        row[:2] = f.counts(one.global_corners, crops.global_size_voxels) / crops.global_size_voxels**3
+        row[2:] = f.counts(one.local_corners, crops.local_size_voxels) / crops.local_size_voxels**3
+    return shares
 
 
 def _iou(corners: Int[np.ndarray, "batch 2 3"], size: int) -> Float32[np.ndarray, " batch"]:

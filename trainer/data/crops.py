@@ -225,8 +225,10 @@ class CropSampler:
 def _uniform(rng: np.random.Generator, room: Int[np.ndarray, "3"], count: int) -> Corners:
     d, h, w = room.tolist()
     flat = rng.integers(d * h * w, size=count)
-    rows = flat // w
-    return np.stack([rows // h, rows % h, flat % w], axis=-1)
+    corners = np.empty((count, 3), dtype=np.int64)
+    rows, corners[:, 2] = np.divmod(flat, w)
+    corners[:, 0], corners[:, 1] = np.divmod(rows, h)
+    return corners
 
 
 def _reject(rng: np.random.Generator, room: Int[np.ndarray, "3"], accept: Accept) -> Int[np.ndarray, "3"] | None:

@@ -36,7 +36,7 @@ class CropRecord:
         missing = np.full((scans, 2), np.nan, np.float32)
         iou = np.full((scans, views), np.nan, np.float32)
         iou[:, :2] = batch.global_iou[:, None]
-        row = {
+        row: dict[str, np.ndarray] = {
             "step": np.full((scans, views), batch.step, np.int32),
             "scan": np.repeat(batch.scan[:, None], views, axis=1).astype(np.int32),
             "corners": np.concatenate([batch.global_corners, batch.local_corners], axis=1).astype(np.int16),

@@ -11,9 +11,9 @@ from ablate.tracking import batches as room
 from ablate.tracking.base import Points
 from ablate.tracking.batches import batches, key_of, unsaid
 
-streams = st.lists(
-    st.dictionaries(st.sampled_from(["loss", "entropy", "ratio"]), st.floats(-9, 9), max_size=3), max_size=12
-).map(lambda rows: [(5 * index, row) for index, row in enumerate(rows)])
+streams = st.lists(st.dictionaries(st.sampled_from(["loss", "entropy", "ratio"]), st.floats(-9, 9), max_size=3), max_size=12).map(
+    lambda rows: [(5 * index, row) for index, row in enumerate(rows)]
+)
 
 Batches = Callable[[Points], Iterator[tuple[list[tuple[int, str, float]], int | None]]]
 

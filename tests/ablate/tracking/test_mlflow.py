@@ -56,7 +56,9 @@ def everything(root: Path) -> dict[str, list[tuple[Any, ...]]]:
     return {
         "metrics": rows(root, f"SELECT k.value, t.key, t.step, t.value FROM metrics AS t {of_run}"),
         "params": rows(root, f"SELECT k.value, t.key, t.value, '' FROM params AS t {of_run}"),
-        "tags": [row for row in rows(root, f"SELECT k.value, t.key, t.value, '' FROM tags AS t {of_run}") if row[1] != "mlflow.log-model.history"],
+        "tags": [
+            row for row in rows(root, f"SELECT k.value, t.key, t.value, '' FROM tags AS t {of_run}") if row[1] != "mlflow.log-model.history"
+        ],
         "runs": rows(root, f"SELECT k.value, t.name, t.status, t.lifecycle_stage FROM runs AS t {of_run}"),
     }
 
@@ -71,9 +73,16 @@ def test_a_study_becomes_one_run_a_signature_one_an_arm_and_one_of_its_own(study
     signatures = [row[0] for row in rows(study.root, "SELECT value FROM tags WHERE key = 'signature'")]
     assert sorted(signatures) == sorted(path.name for path in (study.root / "trials").iterdir())
     assert kinds == {"trial": len(signatures), "arm": 2, "study": 1}
-    assert {row[0] for row in rows(study.root, "SELECT value FROM tags WHERE key = 'phase.flags'")} == {"baseline", "min_global_overlap=0.3"}
+    assert {row[0] for row in rows(study.root, "SELECT value FROM tags WHERE key = 'phase.flags'")} == {
+        "baseline",
+        "min_global_overlap=0.3",
+    }
     assert {row[0] for row in rows(study.root, "SELECT DISTINCT value FROM tags WHERE key = 'verdict'")} <= {
-        "adopt", "reject", "undecided", "baseline", "reference",
+        "adopt",
+        "reject",
+        "undecided",
+        "baseline",
+        "reference",
     }
     effects = rows(study.root, "SELECT value FROM latest_metrics WHERE key = 'effect/mean'")
     assert len(effects) == 2
@@ -116,7 +125,14 @@ def test_a_sync_killed_anywhere_is_completed_without_doubles(study: Any, empty_s
     class Killed(BaseException):
         """Nothing may catch it."""
 
-    for method, kill_at in (("log_batch", 3), ("create_run", 2), ("log_batch", 6), ("log_artifact", 5), ("set_terminated", 2), ("set_tag", 4)):
+    for method, kill_at in (
+        ("log_batch", 3),
+        ("create_run", 2),
+        ("log_batch", 6),
+        ("log_artifact", 5),
+        ("set_terminated", 2),
+        ("set_tag", 4),
+    ):
         calls, real = [0], getattr(MlflowClient, method)
 
         def dying(*given: Any, _real: Any = real, _calls: list[int] = calls, _at: int = kill_at, **named: Any) -> Any:
@@ -190,7 +206,9 @@ def test_a_study_that_never_ran_is_an_error(tmp_path: Path) -> None:
         sync(tmp_path, "nothing")
 
 
-def test_serving_before_any_run_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serving_before_any_run_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert room.serve(tmp_path, 0) == 2
     assert "ablate sync" in capsys.readouterr().err

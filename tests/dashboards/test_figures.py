@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from dashboards import figures
+from dashboards.palette import VERDICTS, lines
+
+Curves = Callable[[pd.DataFrame, str], dict[str, dict[int, tuple[float, float, float]]]]
+
+
+def drawn(frame: pd.DataFrame, metric: str) -> dict[str, dict[int, tuple[float, float, float]]]:
+    """Arm to step to (mean, least, greatest), as the figure has it."""
+    arms = list(dict.fromkeys(frame["arm"]))
+    figure = figures.curves(frame, metric, lines(arms, "baseline"), winner="baseline")
+    found: dict[str, dict[int, tuple[float, float, float]]] = {}
+    for band, line in zip(figure.data[0::2], figure.data[1::2], strict=True):
+        count = len(line.x)
+        highs, lows = band.y[:count], band.y[count:][::-1]
+        found[line.legendgroup] = {s: (m, low, high) for s, m, low, high in zip(line.x, line.y, lows, highs, strict=True)}
+    return found
+
+
+def naive(frame: pd.DataFrame) -> dict[str, dict[int, tuple[float, float, float]]]:
+    values: dict[str, dict[int, list[float]]] = {}
+    for _, row in frame.iterrows():
+        values.setdefault(row["arm"], {}).setdefault(int(row["step"]), []).append(float(row["value"]))
+    return {arm: {s: (sum(v) / len(v), min(v), max(v)) for s, v in steps.items()} for arm, steps in values.items()}
+
+
+def check(curves: Curves, frame: pd.DataFrame) -> None:
+    found, wanted = curves(frame, "loss"), naive(frame)
+    assert found.keys() == wanted.keys()
+    for arm, steps in wanted.items():
+        assert found[arm].keys() == steps.keys()
+        for step, three in steps.items():
+            assert found[arm][step] == pytest.approx(three)
+
+
+FRAME = pd.DataFrame(
+    [(arm, r, step, (1 + r) ** 2 * (step + 1) + len(arm)) for arm in ("baseline", "b=1") for r in range(3) for step in (0, 5, 10)],
+    columns=["arm", "replicate", "step", "value"],
+)
+
+
+def test_a_curve_is_the_mean_over_replicates_and_its_band_their_spread() -> None:
+    check(drawn, FRAME)
+
+
+def test_a_median_in_place_of_the_mean_is_caught() -> None:
+    def wrong(frame: pd.DataFrame, metric: str) -> dict[str, dict[int, tuple[float, float, float]]]:
+        medians = frame.groupby(["arm", "step"], as_index=False)["value"].median()
+        right = drawn(frame, metric)
+        return {
+            arm: {
+                s: (float(medians[(medians["arm"] == arm) & (medians["step"] == s)]["value"].iloc[0]), low, high)
+                for s, (_, low, high) in steps.items()
+            }
+            for arm, steps in right.items()
+        }
+
+    with pytest.raises(AssertionError):
+        check(wrong, FRAME)
+
+
+def arm(name: str, verdict: str, mean: float | None, *, half: float | None = 0.01, broken: bool = False) -> dict[str, Any]:
+    effect = (
+        None
+        if mean is None
+        else {"mean": mean, "low": None if half is None else mean - half, "high": None if half is None else mean + half}
+    )
+    guards = [{"guard": "mi >= 0.2", "metric": "probe/mi", "value": 0.1, "holds": not broken}]
+    return {"name": name, "verdict": verdict, "effect": effect, "p_adjusted": 0.01, "guards": guards}
+
+
+ARMS = [
+    arm("baseline", "baseline", 0.0),
+    arm("good", "adopt", 0.06),
+    arm("bad", "reject", -0.01, broken=True),
+    arm("open", "undecided", 0.02, half=None),
+    arm("lost", "undecided", None),
+]
+
+
+def effects(sign: int = 1) -> Any:
+    return figures.effects(ARMS, metric="probe/mrr", sign=sign, smallest_effect=0.02, references={"untrained": 0.03}, alpha=0.05)
+
+
+def test_the_effect_plot_has_each_arm_with_its_interval_and_its_verdict_by_colour_shape_and_word() -> None:
+    figure = effects()
+    marks = {trace.hovertemplate.split("</b>")[0].removeprefix("<b>"): trace for trace in figure.data}
+    assert marks.keys() == {"baseline", "good", "bad", "open", "lost"}
+    for one in ARMS:
+        mark, trace = VERDICTS[one["verdict"]], marks[one["name"]]
+        assert (trace.marker.color, trace.marker.symbol) == (mark.colour, mark.symbol)
+    assert marks["good"].error_x.array == pytest.approx([0.01])
+    assert marks["good"].error_x.arrayminus == pytest.approx([0.01])
+    assert marks["open"].error_x.array is None
+    said = " ".join(annotation.text for annotation in figure.layout.annotations)
+    assert "✓ adopt" in said
+    assert "guard broken: mi" in said
+    assert "untrained" in said
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_best_arm_is_on_top_whichever_way_is_better(sign: int) -> None:
+    figure = effects(sign)
+    known = [trace for trace in figure.data if trace.opacity == 1.0]
+    means = [trace.x[0] * sign for trace in sorted(known, key=lambda trace: trace.y[0])]
+    assert means == sorted(means)
+
+
+def test_the_smallest_effect_is_a_band_and_the_baseline_and_the_reference_are_lines() -> None:
+    shapes = [(shape.x0, shape.x1) for shape in effects().layout.shapes]
+    assert (-0.02, 0.02) in shapes
+    assert (0, 0) in shapes
+    assert (0.03, 0.03) in shapes
+
+
+def test_no_two_arms_share_a_height_however_long_their_names() -> None:
+    arms = [arm(", ".join(["crops.some_setting=true"] * n), "undecided", 0.01 * n) for n in range(1, 9)]
+    figure = figures.effects(arms, metric="m", sign=1, smallest_effect=0.02, references={}, alpha=0.05)
+    heights = sorted(trace.y[0] for trace in figure.data)
+    assert all(high - low >= figures.ROW_PIXELS for low, high in itertools.pairwise(heights))
+
+
+def test_a_name_is_broken_into_lines_and_nothing_is_lost() -> None:
+    name = ", ".join(f"setting_{i}=true" for i in range(9)) + ", " + "x" * 200
+    broken = figures.wrapped(name)
+    assert max(map(len, broken)) <= figures.NAME_WIDTH + 1
+    assert "".join(broken).replace(" ", "") == name.replace(" ", "")
+
+
+def test_markup_in_a_name_is_text_in_every_figure() -> None:
+    nasty = '<a href="http://example.org">x</a>'
+    frame = FRAME.assign(arm=FRAME["arm"].replace({"b=1": nasty}))
+    made = [
+        figures.effects([arm(nasty, "adopt", 0.1)], metric=nasty, sign=1, smallest_effect=0.02, references={nasty: 0.1}, alpha=0.05),
+        figures.curves(frame, nasty, lines(["baseline", nasty], "baseline"), nasty),
+        figures.pairs({0: 1.0}, {0: 2.0}, nasty, (nasty, "b")),
+        figures.slices([{"name": nasty, "levels": {nasty: 1.0}, "objective": 1.0, "feasible": True}], nasty, metric=nasty, threshold=None),
+    ]
+    for figure in made:
+        assert "<a " not in str(figure.to_dict())
+        assert "&lt;a " in str(figure.to_dict())
+
+
+def test_a_slice_shows_each_measured_point_and_what_is_recommended() -> None:
+    points = [
+        {"name": "point 00", "levels": {"t": 0.3}, "objective": 0.5, "feasible": True},
+        {"name": "point 01", "levels": {"t": 0.6}, "objective": 0.4, "feasible": False},
+        {"name": "point 02", "levels": {"t": 0.7}, "objective": None, "feasible": False},
+    ]
+    figure = figures.slices(points, "t", metric="m", threshold={"recommended": 0.3, "low": 0.25, "high": 0.35})
+    feasible, infeasible = figure.data
+    assert (list(feasible.x), list(feasible.y), feasible.marker.symbol) == ([0.3], [0.5], "circle")
+    assert (list(infeasible.x), infeasible.marker.symbol) == ([0.6], "x")
+    assert {(shape.x0, shape.x1) for shape in figure.layout.shapes} == {(0.25, 0.35), (0.3, 0.3)}
+
+
+def test_arms_are_told_apart_by_colour_and_line_style_up_to_two_dozen() -> None:
+    drawn_as = lines(["baseline", *(f"arm {i}" for i in range(24))], "baseline")
+    assert len({(line.colour, line.dash) for line in drawn_as.values()}) == 25
