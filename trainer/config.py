@@ -381,7 +381,7 @@ def from_mapping(values: Mapping[str, object]) -> TrainerConfig:
             continue
         owner, name = _owner(config, path)
         try:
-            setattr(owner, name, coerce(_hints(type(owner))[name], value))
+            setattr(owner, name, coerce(_hints(type(owner))[name], value))  # type: ignore[arg-type]  # a class is hashable
         except TypeError as error:
             problems.append(f"{path}: {error}")
     problems += _bounds(config)

@@ -109,7 +109,7 @@ def write_settings(runs: Path, study: str, path: Path) -> None:
     Raises:
         StudyError: The file exists and is not a YAML mapping.
     """
-    from ablate.loading import dump_yaml, load_mapping
+    from ablate.loading.reading import dump_yaml, load_mapping
 
     results = Results(runs, study)
     levels = dict(results.conclusions[-1].winner_levels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -177,3 +177,20 @@ def _files_nearby(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path("studies")
     names = sorted(str(p) for p in folder.glob("*.y*ml")) if folder.is_dir() else []
     return f" There {'is' if len(names) == 1 else 'are'} {', '.join(names)}." if names else " Check the path and the folder you are in."
+
+
+def load_mapping(path: Path) -> dict[str, object]:
+    """The document of any YAML config.
+
+    Raises:
+        StudyError: It cannot be read, or is no mapping.
+    """
+    document, problems = read_file(path)
+    if problems:
+        raise StudyError(str(path), [str(problem) for problem in problems])
+    return document
+
+
+def dump_yaml(document: Mapping[str, object]) -> str:
+    """A mapping as YAML, keys in their order."""
+    return yaml.safe_dump(dict(document), sort_keys=False, default_flow_style=False)

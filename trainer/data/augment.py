@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float32, Shaped
 
 from trainer.config import Augment, Data
 

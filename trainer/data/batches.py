@@ -132,7 +132,7 @@ def _ratios(foregrounds: Sequence[Foreground], drawn: Sequence[ScanCrops], confi
 def _iou(corners: Int[np.ndarray, "batch 2 3"], size: int) -> Float32[np.ndarray, " batch"]:
     """Intersection over union of the two global crops, 0 to 1."""
     shared = np.maximum(size - np.abs(corners[:, 0] - corners[:, 1]), 0).prod(axis=-1)
-    return (shared / (2 * size**3 - shared)).astype(np.float32)
+    return np.asarray(shared / (2 * size**3 - shared), dtype=np.float32)
 
 
 def _containment(
@@ -141,4 +141,4 @@ def _containment(
     low = np.maximum(global_corners[:, None], local_corners[:, :, None])
     high = np.minimum(global_corners[:, None] + global_size, local_corners[:, :, None] + local_size)
     inside = np.maximum(high - low, 0).prod(axis=-1) / local_size**3
-    return inside.max(axis=-1).astype(np.float32)
+    return np.asarray(inside.max(axis=-1), dtype=np.float32)

@@ -58,7 +58,8 @@ class CropSampler:
     def __init__(self, foreground: Foreground, crops: Crops, patch_size: int) -> None:
         if min(foreground.shape) < crops.global_size_voxels:
             raise ValueError(
-                f"crops.global_size_voxels: {crops.global_size_voxels} voxels do not fit into a scan of {foreground.shape}. Make the crop smaller."
+                f"crops.global_size_voxels: {crops.global_size_voxels} voxels do not fit into a scan of {foreground.shape}. "
+                "Make the crop smaller."
             )
         self._foreground = foreground
         self._crops = crops
@@ -214,7 +215,8 @@ class CropSampler:
             shares = self.feasible_fraction()
             _LOG.warning(
                 "crops.min_foreground_ratio: no crop reached its ratio somewhere; the best there was is used and counted as a violation. "
-                "Feasible share of positions: global %.3g (ratio %.3g), local %.3g (ratio %.3g). Lower the ratio or crops.foreground_threshold.",
+                "Feasible share of positions: global %.3g (ratio %.3g), local %.3g (ratio %.3g). "
+                "Lower the ratio or crops.foreground_threshold.",
                 shares["global"],
                 self._ratio_global,
                 shares["local"],

@@ -64,11 +64,8 @@ def found(source: str) -> list[Source]:
     series = [one for folder in sorted(folders | rest) for one in _series(folder)]
     scans = sorted([*volumes, *series], key=lambda one: (one.name, one.files))
     if not scans:
-        raise DataError(
-            [
-                f"data.source: expected scans ({', '.join(SUFFIXES)} or DICOM series) in {source} but found none. Point it at the folder that holds them."
-            ]
-        )
+        kinds = f"{', '.join(SUFFIXES)} or DICOM series"
+        raise DataError([f"data.source: expected scans ({kinds}) in {source} but found none. Point it at the folder that holds them."])
     return scans
 
 
@@ -162,10 +159,11 @@ def unit_problem(voxels: np.ndarray[Any, Any]) -> str | None:
     if fatty < 1e-3:
         if tissue > 0.02:
             return (
-                f"expected Hounsfield units but values look offset by +1024 (least {low:g}, {100 * tissue:.0f} % near 1024, none like fat or lung). "
-                "Subtract 1024, or set the rescale intercept to -1024."
+                f"expected Hounsfield units but values look offset by +1024 (least {low:g}, {100 * tissue:.0f} % near 1024, "
+                "none like fat or lung). Subtract 1024, or set the rescale intercept to -1024."
             )
-        return f"expected Hounsfield units but values from {low:g} to {high:g} are not like CT (none like fat, lung or air). Convert to HU, or leave it out."
+        seen = f"values from {low:g} to {high:g} are not like CT (none like fat, lung or air)"
+        return f"expected Hounsfield units but {seen}. Convert to HU, or leave it out."
     if np.mean(voxels > -300) < 5e-3:
         return f"expected Hounsfield units but values from {low:g} to {high:g} hold no tissue: they look offset by -1024. Add 1024."
     return None
@@ -241,7 +239,7 @@ def _resampled(image: sitk.Image, spacing_mm: float | None) -> sitk.Image:
 def _voxels(image: sitk.Image) -> Int16[np.ndarray, "depth height width"]:
     import SimpleITK as sitk
 
-    return np.clip(np.rint(sitk.GetArrayViewFromImage(image)), LOWEST_HU, HIGHEST_HU).astype(np.int16)
+    return np.asarray(np.clip(np.rint(sitk.GetArrayViewFromImage(image)), LOWEST_HU, HIGHEST_HU).astype(np.int16))
 
 
 def _labels(file: Path, image: sitk.Image) -> UInt8[np.ndarray, "depth height width"]:
@@ -250,7 +248,7 @@ def _labels(file: Path, image: sitk.Image) -> UInt8[np.ndarray, "depth height wi
     masks = np.rint(sitk.GetArrayFromImage(sitk.Resample(sitk.ReadImage(str(file)), image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)))
     if masks.min() < 0 or masks.max() > 255:
         raise DataError([f"{file}: expected labels from 0 to 255 but got {masks.min():g} to {masks.max():g}. Renumber them."])
-    return masks.astype(np.uint8)
+    return np.asarray(masks.astype(np.uint8))
 
 
 def _label_names(file: Path, masks: UInt8[np.ndarray, "depth height width"]) -> Mapping[int, str]:

@@ -72,7 +72,8 @@ def find_scans(config: TrainerConfig) -> Inventory:
         return Inventory(tuple(_phantom(config, index) for index in range(config.data.phantom.scans)), ())
     from trainer.data.files import found, read
 
-    scans, problems = [], []
+    scans: list[Scan] = []
+    problems: list[str] = []
     for source in found(config.data.source):
         try:
             scan = read(source, config.data)
@@ -84,11 +85,8 @@ def find_scans(config: TrainerConfig) -> Inventory:
         raise DataError([f"{problem} Or leave such scans out with data.skip_unreadable=true." for problem in problems])
     if len(scans) < 3:
         listed = f" Left out: {' '.join(problems)}" if problems else ""
-        raise DataError(
-            [
-                f"data.source: expected at least 3 readable scans in {config.data.source} (to train, select and test on) but got {len(scans)}.{listed}"
-            ]
-        )
+        asked = f"at least 3 readable scans in {config.data.source} (to train, select and test on)"
+        raise DataError([f"data.source: expected {asked} but got {len(scans)}.{listed}"])
     return Inventory(tuple(scans), tuple(problems))
 
 
