@@ -54,7 +54,7 @@ def questions(results: Results, document: Document) -> str:
     cards = []
     for index, one in enumerate(asked):
         kind = {"yes": "yes-chip", "no": "no-chip"}.get(one["says"], "open-chip")
-        sentence = one["sentence"].removeprefix(one["ask"]).strip()
+        sentence = one["sentence"].removeprefix(one["ask"]).strip().replace(" -> ", " → ")
         drawn = ""
         before, after = _by_replicate(trials, REFERENCES, BASELINE, one["metric"]), _by_replicate(trials, phase, arm, one["metric"])
         if before.keys() & after.keys():
@@ -66,7 +66,7 @@ def questions(results: Results, document: Document) -> str:
     yes = sum(one["says"] == "yes" for one in asked)
     who = f"{_who(document)}, against the study's baseline."
     heading = f"<h2>{yes} of {counted(len(asked), 'question')} answered with yes</h2><p>{text(who)}</p>"
-    return f'{heading}<div class="grid">{"".join(cards)}</div>'
+    return f'{heading}<div class="grid four">{"".join(cards)}</div>'
 
 
 def _who(document: Document) -> str:
@@ -81,7 +81,8 @@ def phase(results: Results, document: Document, index: int) -> str:
     rivals = [arm for arm in found["arms"] if arm["name"] != BASELINE]
     counts = Counter(arm["verdict"] for arm in rivals)
     told = ", ".join(f"{counts[word]} {says}" for word, says in SAYS.items())
-    heading = f"<h2>Phase {text(found['name'])}: of {text(counted(len(rivals), 'arm'))} {told}</h2>"
+    told = f"of {counted(len(rivals), 'arm')} {told}" if rivals else "no arm to compare with the baseline"
+    heading = f"<h2>Phase {text(found['name'])}: {text(told)}</h2>"
     lead = f"<p>{text(found['reason'])}</p>"
     return heading + lead + _effects(document, found, index) + tables.arms(document, found) + _curves(results, document, found, index)
 

@@ -27,6 +27,8 @@ INK, PALE, PAPER, ALARM = (235, 235, 235), (165, 165, 170), (22, 23, 26), (255, 
 GLOBALS = ((230, 159, 0), (86, 180, 233))  # told apart by colour-blind readers too (Okabe & Ito 2008)
 OUTSIDE = (204, 121, 167)
 
+_Box = tuple[int, int, int, int]
+
 
 @dataclass(frozen=True)
 class _Crop:
@@ -180,26 +182,27 @@ def _slice(
     width, height = max(1, round(length[across] * scale)), max(1, round(length[down] * scale))
     image.paste(_grey(pixels, width, height), at)
     per = (width / scan.voxels.shape[across], height / scan.voxels.shape[down])
-    boxes: list[tuple[int, int, int, int]] = []
-    tags: list[tuple[float, float, float, float]] = []
+    boxes: list[tuple[_Crop, _Box]] = []
     for crop in sorted(crops, key=lambda c: -c.size):
         x0, x1 = (at[0] + (crop.corner[across] + n) * per[0] for n in (0, crop.size))
         y0, y1 = (at[1] + (crop.corner[down] + n) * per[1] for n in (0, crop.size))
         if axis == 1:
             y0, y1 = 2 * at[1] + height - y1, 2 * at[1] + height - y0
         box = (round(x0), round(y0), min(round(x1), at[0] + width) - 1, min(round(y1), at[1] + height) - 1)
-        while box in boxes:  # equal boxes nest, so that each shows
-            box = (box[0] + 3, box[1] + 3, box[2] - 3, box[3] - 3)
-        boxes.append(box)
+        while any(box == other for _, other in boxes) and box[2] - box[0] > 12 and box[3] - box[1] > 12:
+            box = (box[0] + 3, box[1] + 3, box[2] - 3, box[3] - 3)  # equal boxes nest, so that each shows
+        boxes.append((crop, box))
         if crop.corner[axis] <= index < crop.corner[axis] + crop.size:
             draw.rectangle(box, outline=crop.colour, width=crop.width)
         else:
             _dashed(draw, box, crop.colour, max(1, crop.width - 1))
+    tags: list[tuple[float, float, float, float]] = []
+    for crop, box in boxes:
         _tag(draw, box, crop, tags)
     draw.text((at[0], at[1] + height + 1), f"{plane} {index} of {scan.voxels.shape[axis]}", PALE, _font(11))
 
 
-def _tag(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], crop: _Crop, taken: list[tuple[float, float, float, float]]) -> None:
+def _tag(draw: ImageDraw.ImageDraw, box: _Box, crop: _Crop, taken: list[tuple[float, float, float, float]]) -> None:
     """The crop's name in the corner of its box, moved right past names that are there already."""
     x, y = box[0] + crop.width + 1, box[1] + crop.width
     place = draw.textbbox((x, y), crop.name, _font(11))
@@ -228,7 +231,7 @@ def _grey(pixels: Num[np.ndarray, "height width"], width: int, height: int) -> I
     return Image.fromarray(grey).resize((width, height), Image.Resampling.BILINEAR).convert("RGB")
 
 
-def _dashed(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: tuple[int, int, int], width: int, dash: int = 5) -> None:
+def _dashed(draw: ImageDraw.ImageDraw, box: _Box, colour: tuple[int, int, int], width: int, dash: int = 5) -> None:
     x0, y0, x1, y1 = box
     for start in range(x0, x1, 2 * dash):
         for y in (y0, y1):

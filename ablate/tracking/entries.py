@@ -64,9 +64,10 @@ class StudyEntries:
             entry = self._trial(self.study, record)
             if entry is not None:
                 yield entry
-        for conclusion in self.conclusions:
-            for arm in conclusion.arms:
-                yield self._arm(self.study, conclusion, arm)
+        arms = [(conclusion, arm) for conclusion in self.conclusions for arm in conclusion.arms]
+        for position, (conclusion, arm) in enumerate(arms):
+            # MLflow's table shows the newest first: so the arms stand there in the study's order.
+            yield self._arm(self.study, conclusion, arm, started=self.frozen.created - position / 1000)
         yield self._study(self.study, self.frozen.document, self.frozen.created)
 
     def _trial(self, study: Study, record: TrialRecord) -> Entry | None:
@@ -122,7 +123,7 @@ class StudyEntries:
         config = dict(flatten(spec.config))
         return {path: _text(config[path]) for path in sorted(paths) if path in config}
 
-    def _arm(self, study: Study, conclusion: Conclusion, arm: ArmVerdict) -> Entry:
+    def _arm(self, study: Study, conclusion: Conclusion, arm: ArmVerdict, *, started: float) -> Entry:
         document = arm.model_dump_json(indent=1)
         metrics = dict(arm.metrics)
         for name, interval in (("effect", arm.effect), ("total_effect", arm.total_effect)):
@@ -153,7 +154,7 @@ class StudyEntries:
             version=_digest(document),
             points=lambda: [(0, metrics)],
             artifacts=lambda: [Artifact("arm.json", document), *self._gallery(conclusion.phase, arm.name)],
-            started=self.frozen.created if self.frozen else 0.0,
+            started=started,
         )
 
     def _gallery(self, phase: str, arm: str) -> list[Artifact]:

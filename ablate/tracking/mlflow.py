@@ -14,13 +14,12 @@ import argparse
 import logging
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import psutil
 
@@ -311,15 +310,14 @@ def serve(root: Path, port: int) -> int:
     if path is not None and not path.exists():
         print(f"{path}: there is no MLflow store yet. Run a study first, or `ablate sync STUDY` for one that has run.", file=sys.stderr)
         return 2
-    port = port or _free_port()
-    print(f"MLflow: http://127.0.0.1:{port}  (end with Ctrl-C)", flush=True)
-    process = subprocess.Popen(ui_command(root, port), env=ui_environment(), cwd=root)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        return 0
+    return _become(ui_command(root, port or _free_port()), root)
+
+
+def _become(command: list[str], directory: Path) -> NoReturn:
+    """Run the command in place of this process, so that its end is the server's end."""
+    print(f"MLflow: http://127.0.0.1:{command[command.index('--port') + 1]}  (end with Ctrl-C)", flush=True)
+    os.chdir(directory)
+    os.execve(command[0], command, ui_environment())
 
 
 def _free_port() -> int:

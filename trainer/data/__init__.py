@@ -1,22 +1,32 @@
-"""Scans and crops: numpy only."""
+"""Scans, crops and batches; numpy only. Start reading at `volumes`, then `crops`, then `batches`."""
+
+from __future__ import annotations
 
 from trainer.data.augment import augment, normalise
 from trainer.data.batches import Batch, batches, cut
+from trainer.data.crops import CropSampler, ScanCrops
 from trainer.data.errors import DataError
+from trainer.data.foreground import Foreground, foreground_mask
+from trainer.data.streams import stream
 from trainer.data.volumes import Inventory, Scan, Split, data_hash, find_scans, load_scans, split_scans
 
 __all__ = [
     "Batch",
+    "CropSampler",
     "DataError",
+    "Foreground",
     "Inventory",
     "Scan",
+    "ScanCrops",
     "Split",
     "augment",
     "batches",
     "cut",
     "data_hash",
     "find_scans",
+    "foreground_mask",
     "load_scans",
     "normalise",
     "split_scans",
+    "stream",
 ]

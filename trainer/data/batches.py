@@ -1,4 +1,4 @@
-"""Batches: which scans a step sees, where their crops lie, and the crops themselves."""
+"""From scans to the crops of an optimizer step; step n depends on the settings and n alone."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float32, Float64, Int
 
-from trainer.config import TrainerConfig
+from trainer.config import Data, TrainerConfig
 from trainer.data.augment import augment_in_place, normalise_in_place
 from trainer.data.crops import CropSampler, ScanCrops
 from trainer.data.foreground import Foreground, foreground_mask
@@ -18,7 +18,7 @@ from trainer.data.volumes import Scan
 
 @dataclass(frozen=True)
 class Batch:
-    """What one optimizer step sees. Views are the two globals, then the locals; corners are low corners in voxels."""
+    """The crops of one optimizer step. Views are the two globals, then the locals; corners are low corners in voxels."""
 
     step: int
     scan: Int[np.ndarray, " batch"]
@@ -26,119 +26,132 @@ class Batch:
     global_corners: Int[np.ndarray, "batch 2 3"]
     local_corners: Int[np.ndarray, "batch local_views 3"]
     local_parents: Int[np.ndarray, "batch local_views"]
+    """0 or 1: the global crop that the coin gave a local one, used or not."""
     ratio: Float32[np.ndarray, "batch views"]
-    """Body share by the fixed yardstick, 0 to 1."""
+    """Share of body by the fixed yardstick `measure.foreground_threshold`."""
     ratio_own: Float32[np.ndarray, "batch views"]
-    """Foreground share by the arm's own definition: what weighting and matching use."""
+    """Share of foreground by the arm's own `crops.foreground` and `crops.foreground_threshold`."""
     violations: Bool[np.ndarray, "batch views"]
     global_iou: Float32[np.ndarray, " batch"]
     local_containment: Float32[np.ndarray, "batch local_views"]
-    """Largest share of the local crop inside either global crop."""
+    """Largest share of the local crop that lies inside either global one."""
     globals: Float32[np.ndarray, "batch 2 1 depth height width"]
     locals: Float32[np.ndarray, "batch local_views 1 depth height width"]
-    """Windowed and augmented."""
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A training scan with what drawing from it needs."""
+def cut(scan: Scan, corners: Int[np.ndarray, "n 3"], size: int, data: Data) -> Float32[np.ndarray, "n 1 depth height width"]:
+    """Windowed crops at these low corners, without augmentation.
 
-    scan: Scan
-    sampler: CropSampler
-    own: Foreground
-    yardstick: Foreground
+    Raises:
+        ValueError: A crop reaches outside the scan.
+    """
+    corners = np.asarray(corners)
+    if corners.size and (corners.min() < 0 or (corners.max(axis=0) + size > scan.voxels.shape).any()):
+        raise ValueError(f"{scan.name}: expected crops of {size} voxels inside {scan.voxels.shape}. Move the corners inside.")
+    images = np.empty((len(corners), 1, size, size, size), dtype=np.float32)
+    _cut_into(images, scan, corners, size)
+    normalise_in_place(images, data)
+    return images
+
+
+def _cut_into(images: Float32[np.ndarray, "n 1 depth height width"], scan: Scan, corners: Int[np.ndarray, "n 3"], size: int) -> None:
+    for image, (d, h, w) in zip(images, corners.tolist(), strict=True):
+        image[0] = scan.voxels[d : d + size, h : h + size, w : w + size]
 
 
 def batches(scans: Sequence[Scan], train: Sequence[int], config: TrainerConfig, start_step: int) -> Iterator[Batch]:
-    """Batches from `start_step` on, without end; each depends on the settings and its step alone, so going on is starting there."""
-    sources = {index: _source(scans[index], config) for index in train}
+    """Batches from `start_step` on, without end; the same step is the same batch wherever one starts.
+
+    Args:
+        scans: All of them.
+        train: Indices of those to draw from; each is drawn once before any is drawn again.
+        config: Crops, augmentation, batch size and seed.
+        start_step: First step, from 0.
+    """
+    source = _Source(scans, train, config)
     step = start_step
     while True:
-        yield _batch(sources, np.asarray(train), config, step)
+        yield source.batch(step)
         step += 1
 
 
-def cut(scan: Scan, corners: Int[np.ndarray, "n 3"], size: int, config: TrainerConfig) -> Float32[np.ndarray, "n 1 d h w"]:
-    """Windowed crops of one scan, not augmented."""
-    images = np.empty((len(corners), 1, size, size, size), np.float32)
-    for image, (z, y, x) in zip(images, corners.tolist(), strict=True):
-        image[0] = scan.voxels[z : z + size, y : y + size, x : x + size]
-    normalise_in_place(images, config.data)
-    return images
+class _Source:
+    def __init__(self, scans: Sequence[Scan], train: Sequence[int], config: TrainerConfig) -> None:
+        c, m = config.crops, config.measure
+        self._scans, self._train, self._config = scans, np.asarray(train, dtype=np.int64), config
+        self._yardstick, self._own, self._samplers = {}, {}, {}
+        for index in train:
+            voxels = scans[index].voxels
+            body = Foreground.of(foreground_mask(voxels, "body", m.foreground_threshold))
+            same = c.foreground == "body" and c.foreground_threshold == m.foreground_threshold
+            own = body if same else Foreground.of(foreground_mask(voxels, c.foreground, c.foreground_threshold))
+            self._yardstick[index], self._own[index] = body, own
+            self._samplers[index] = CropSampler(own, c, config.model.patch_size_voxels)
+
+    def batch(self, step: int) -> Batch:
+        config, c = self._config, self._config.crops
+        order = self._order(step)
+        crops = [self._samplers[s].draw(config.seed, step, position) for position, s in enumerate(order.tolist())]
+        global_corners = np.stack([crop.global_corners for crop in crops])
+        local_corners = np.stack([crop.local_corners for crop in crops])
+        return Batch(
+            step=step,
+            scan=order,
+            global_corners=global_corners,
+            local_corners=local_corners,
+            local_parents=np.stack([crop.local_parents for crop in crops]),
+            ratio=self._ratios(self._yardstick, order, crops),
+            ratio_own=self._ratios(self._own, order, crops),
+            violations=np.stack([crop.violations for crop in crops]),
+            global_iou=global_iou(global_corners, c.global_size_voxels).astype(np.float32),
+            local_containment=local_containment(global_corners, local_corners, c.global_size_voxels, c.local_size_voxels).astype(
+                np.float32
+            ),
+            globals=self._images(order, global_corners, c.global_size_voxels, stream(config.seed, step, "augment/global")),
+            locals=self._images(order, local_corners, c.local_size_voxels, stream(config.seed, step, "augment/local")),
+        )
+
+    def _order(self, step: int) -> Int[np.ndarray, " batch"]:
+        """Scans of this step: a window on one endless row of permutations, one an epoch."""
+        size, scans = self._config.loop.batch_size, len(self._train)
+        places = np.arange(step * size, (step + 1) * size)
+        row = np.empty(size, dtype=np.int64)
+        for epoch in range(int(places[0]) // scans, int(places[-1]) // scans + 1):
+            here = places // scans == epoch
+            row[here] = stream(self._config.seed, epoch, "order").permutation(scans)[places[here] % scans]
+        return np.asarray(self._train[row])
+
+    def _ratios(
+        self, by: dict[int, Foreground], order: Int[np.ndarray, " batch"], crops: Sequence[ScanCrops]
+    ) -> Float32[np.ndarray, "batch views"]:
+        c = self._config.crops
+        out = np.empty((len(crops), 2 + c.local_crops), dtype=np.float32)
+        for row, scan, crop in zip(out, order.tolist(), crops, strict=True):
+            row[:2] = by[scan].counts(crop.global_corners, c.global_size_voxels) / c.global_size_voxels**3
+            row[2:] = by[scan].counts(crop.local_corners, c.local_size_voxels) / c.local_size_voxels**3
+        return out
+
+    def _images(
+        self, order: Int[np.ndarray, " batch"], corners: Int[np.ndarray, "batch views 3"], size: int, rng: np.random.Generator
+    ) -> Float32[np.ndarray, "batch views 1 depth height width"]:
+        images = np.empty((*corners.shape[:2], 1, size, size, size), dtype=np.float32)
+        for views, scan, at in zip(images, order.tolist(), corners, strict=True):
+            _cut_into(views, self._scans[scan], at, size)
+        normalise_in_place(images, self._config.data)
+        augment_in_place(images.reshape(-1, 1, size, size, size), rng, self._config.augment)
+        return images
 
 
-def _source(scan: Scan, config: TrainerConfig) -> _Source:
-    crops = config.crops
-    own = Foreground.of(foreground_mask(scan.voxels, crops.foreground, crops.foreground_threshold))
-    yardstick = Foreground.of(foreground_mask(scan.voxels, "body", config.measure.foreground_threshold))
-    return _Source(scan, CropSampler(own, crops, config.model.patch_size_voxels), own, yardstick)
-
-
-def _scans_of_step(train: Int[np.ndarray, " scans"], config: TrainerConfig, step: int) -> Int[np.ndarray, " batch"]:
-    """The next scans of a sequence of permutations, so every scan is seen equally often."""
-    places = np.arange(step * config.loop.batch_size, (step + 1) * config.loop.batch_size)
-    rounds = places // len(train)
-    orders = {turn: stream(config.seed, turn, "scan order").permutation(train) for turn in np.unique(rounds).tolist()}
-    return np.array([orders[turn][place % len(train)] for turn, place in zip(rounds.tolist(), places.tolist(), strict=True)])
-
-
-def _batch(sources: dict[int, _Source], train: Int[np.ndarray, " scans"], config: TrainerConfig, step: int) -> Batch:
-    crops = config.crops
-    chosen = _scans_of_step(train, config, step)
-    drawn = [sources[scan].sampler.draw(config.seed, step, place) for place, scan in enumerate(chosen.tolist())]
-    global_corners = np.stack([one.global_corners for one in drawn])
-    local_corners = np.stack([one.local_corners for one in drawn])
-    used = [sources[scan] for scan in chosen.tolist()]
-    globals_ = _images([s.scan for s in used], global_corners, crops.global_size_voxels, config, step, "augment/global")
-    locals_ = _images([s.scan for s in used], local_corners, crops.local_size_voxels, config, step, "augment/local")
-    return Batch(
-        step=step,
-        scan=chosen,
-        global_corners=global_corners,
-        local_corners=local_corners,
-        local_parents=np.stack([one.local_parents for one in drawn]),
-        ratio=_ratios([s.yardstick for s in used], drawn, config),
-        ratio_own=_ratios([s.own for s in used], drawn, config),
-        violations=np.stack([one.violations for one in drawn]),
-        global_iou=_iou(global_corners, crops.global_size_voxels),
-        local_containment=_containment(global_corners, local_corners, crops.global_size_voxels, crops.local_size_voxels),
-        globals=globals_,
-        locals=locals_,
-    )
-
-
-def _images(
-    scans: Sequence[Scan], corners: Int[np.ndarray, "batch views 3"], size: int, config: TrainerConfig, step: int, purpose: str
-) -> Float32[np.ndarray, "batch views 1 d h w"]:
-    images = np.empty((*corners.shape[:2], 1, size, size, size), np.float32)
-    for row, scan, places in zip(images, scans, corners.tolist(), strict=True):
-        for image, (z, y, x) in zip(row, places, strict=True):
-            image[0] = scan.voxels[z : z + size, y : y + size, x : x + size]
-    flat = images.reshape(-1, 1, size, size, size)
-    normalise_in_place(flat, config.data)
-    augment_in_place(flat, stream(config.seed, step, purpose), config.augment)
-    return images
-
-
-def _ratios(foregrounds: Sequence[Foreground], drawn: Sequence[ScanCrops], config: TrainerConfig) -> Float32[np.ndarray, "batch views"]:
-    crops = config.crops
-    shares = np.empty((len(drawn), 2 + crops.local_crops), np.float32)
-    for row, f, one in zip(shares, foregrounds, drawn, strict=True):
-        row[:2] = f.counts(one.global_corners, crops.global_size_voxels) / crops.global_size_voxels**3
-        row[2:] = f.counts(one.local_corners, crops.local_size_voxels) / crops.local_size_voxels**3
-    return shares
-
-
-def _iou(corners: Int[np.ndarray, "batch 2 3"], size: int) -> Float32[np.ndarray, " batch"]:
-    """Intersection over union of the two global crops, 0 to 1."""
+def global_iou(corners: Int[np.ndarray, "batch 2 3"], size: int) -> Float64[np.ndarray, " batch"]:
+    """IoU, 0 to 1, of the two global crops."""
     shared = np.maximum(size - np.abs(corners[:, 0] - corners[:, 1]), 0).prod(axis=-1)
-    return np.asarray(shared / (2 * size**3 - shared), dtype=np.float32)
+    return np.asarray(shared / (2 * size**3 - shared))
 
 
-def _containment(
+def local_containment(
     global_corners: Int[np.ndarray, "batch 2 3"], local_corners: Int[np.ndarray, "batch local_views 3"], global_size: int, local_size: int
-) -> Float32[np.ndarray, "batch local_views"]:
-    low = np.maximum(global_corners[:, None], local_corners[:, :, None])
-    high = np.minimum(global_corners[:, None] + global_size, local_corners[:, :, None] + local_size)
-    inside = np.maximum(high - low, 0).prod(axis=-1) / local_size**3
-    return np.asarray(inside.max(axis=-1), dtype=np.float32)
+) -> Float64[np.ndarray, "batch local_views"]:
+    """Largest share, 0 to 1, of a local crop that lies inside either global crop."""
+    outer, inner = global_corners[:, None, :, :], local_corners[:, :, None, :]
+    shared = np.minimum(outer + global_size, inner + local_size) - np.maximum(outer, inner)
+    return np.asarray(np.maximum(shared, 0).prod(axis=-1).max(axis=-1) / local_size**3)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import getpass
 import glob
+import gzip
 import hashlib
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ VERSION = 1
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 LOWEST_HU, HIGHEST_HU = -1024, 3071
+_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 8, 7: 8, 8: 4, 9: 8}
+"""Bytes a voxel by SimpleITK's pixel id (sitkUInt8 is 1, sitkFloat64 is 9)."""
 ORIENTATION = "LPS"
 """Axes of the array: depth to the head, height to the back, width to the patient's left."""
 
@@ -190,6 +194,7 @@ def _image(source: Source) -> sitk.Image:
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    _check_whole(source.files[0])
     try:
         image = sitk.ReadImage([str(f) for f in source.files]) if source.series else sitk.ReadImage(str(source.files[0]))
     except RuntimeError as error:
@@ -201,6 +206,33 @@ def _image(source: Source) -> sitk.Image:
             [f"{source.files[0]}: expected one value at each place of a 3-D grid but got {shape} with {parts} values each. Leave it out."]
         )
     return image
+
+
+def _check_whole(file: Path) -> None:
+    """ITK reads a truncated NIfTI file without a word, the rest filled with zeros."""
+    try:
+        if file.name.lower().endswith(".nii.gz"):
+            with gzip.open(file) as handle:
+                length = 0
+                while block := handle.read(1 << 22):
+                    length += len(block)
+        elif file.name.lower().endswith(".nii"):
+            length = file.stat().st_size
+        else:
+            return
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError([f"{file}: expected a whole gzip file but got: {error}. Replace the file."]) from error
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return  # said by the reader itself
+    voxels = int(np.prod(reader.GetSize(), dtype=np.int64)) * reader.GetNumberOfComponents()
+    if length < voxels * _BYTES.get(reader.GetPixelID(), 1):
+        raise DataError([f"{file}: expected {voxels} voxels but the file ends after {length} bytes. Replace the file."])
 
 
 def _oriented(image: sitk.Image, source: Source) -> sitk.Image:

@@ -24,11 +24,10 @@ Volume = Float32[np.ndarray, "depth height width"]
 Labels = UInt8[np.ndarray, "depth height width"]
 
 
-@lru_cache(maxsize=64)
 def phantom_scan(
     family: str, size: int, noise_hu: float, air_noise_hu: float, seed: int, index: int
 ) -> tuple[Int16[np.ndarray, "depth height width"], Labels]:
-    """HU and tissue labels of scan `index`; both read-only, kept for the last 64 calls.
+    """HU and tissue labels of scan `index`; both read-only.
 
     Args:
         family: `torso` or `stocky`.

@@ -1,41 +1,41 @@
-"""Scans: where they are, how they are split, and what identifies them."""
+"""Scans: the phantom or volumes on disk, and how they are split."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Int16, UInt8
 
-from trainer.config import TrainerConfig
+from trainer.config import TrainerConfig, from_mapping
 from trainer.data.anatomy import TISSUES
 from trainer.data.errors import DataError
 from trainer.data.phantom import GENERATOR_VERSION, phantom_scan, settings_of
 
 _LOG = logging.getLogger("trainer.data")
-_SPLIT_SEED = 0
+_SPLIT_SEED = 0x5EED
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One volume in HU, axes (depth, height, width)."""
+    """A CT volume in HU; axes are (depth: toward the head, height: toward the back, width: toward the left)."""
 
     name: str
     voxels: Int16[np.ndarray, "depth height width"]
-    """HU; a read-only memory map where it comes from a file."""
+    """Read-only; may be a memory map."""
     spacing_mm: tuple[float, float, float]
     labels: UInt8[np.ndarray, "depth height width"] | None
-    """0 is unlabelled; None: the scan has no labels."""
+    """0: unlabelled or air; none: this scan has no labels."""
     label_names: Mapping[int, str]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of scans: to train on, for probes that gates and tuning read, and for the final comparison."""
+    """Which scans train, which gates and tuning read, which the final comparison reads: indices, disjoint."""
 
     train: tuple[int, ...]
     select: tuple[int, ...]
@@ -44,100 +44,77 @@ class Split:
 
 @dataclass(frozen=True)
 class Inventory:
-    """The scans of a source, and those left out by `data.skip_unreadable` with the reason."""
+    """What `data.source` holds: the scans, and a sentence for each that `data.skip_unreadable` left out."""
 
     scans: tuple[Scan, ...]
     skipped: tuple[str, ...]
 
 
 def load_scans(config: TrainerConfig) -> list[Scan]:
-    """All scans of `data.source`, in the order of their names.
+    """All scans of the settings in a fixed order; those left out are logged as a warning.
 
     Raises:
-        DataError: Every problem of the data at once: no or unreadable scans, units that are not HU, scans smaller than a global crop.
+        DataError: Every scan that cannot be used, each with its mend.
     """
     inventory = find_scans(config)
-    for reason in inventory.skipped:
-        _LOG.warning("left out by data.skip_unreadable: %s", reason)
+    if inventory.skipped:
+        _LOG.warning("data.skip_unreadable left out %d scans:\n  %s", len(inventory.skipped), "\n  ".join(inventory.skipped))
     return list(inventory.scans)
 
 
 def find_scans(config: TrainerConfig) -> Inventory:
-    """The scans of `data.source` and what was left out.
+    """The same with the list of what was left out.
 
     Raises:
-        DataError: As `load_scans`.
+        DataError: Every scan that cannot be used, each with its mend.
     """
     if config.data.source == "phantom":
-        return Inventory(tuple(_phantom(config, index) for index in range(config.data.phantom.scans)), ())
-    from trainer.data.files import found, read
+        return Inventory(_phantoms(settings_of(config.data.phantom), config.data.phantom.scans, config.data.phantom.spacing_mm), ())
+    from trainer.data.folder import scans_on_disk
 
-    scans: list[Scan] = []
-    problems: list[str] = []
-    for source in found(config.data.source):
-        try:
-            scan = read(source, config.data)
-            _check_size(scan, config.crops.global_size_voxels)
-            scans.append(scan)
-        except DataError as error:
-            problems += error.problems
-    if problems and not config.data.skip_unreadable:
-        raise DataError([f"{problem} Or leave such scans out with data.skip_unreadable=true." for problem in problems])
-    if len(scans) < 3:
-        listed = f" Left out: {' '.join(problems)}" if problems else ""
-        asked = f"at least 3 readable scans in {config.data.source} (to train, select and test on)"
-        raise DataError([f"data.source: expected {asked} but got {len(scans)}.{listed}"])
-    return Inventory(tuple(scans), tuple(problems))
+    return scans_on_disk(config.data, config.crops.global_size_voxels)
+
+
+@lru_cache(maxsize=2)
+def _phantoms(settings: tuple[str, int, float, float, int], count: int, spacing_mm: float) -> tuple[Scan, ...]:
+    names = {label: tissue.name for label, tissue in enumerate(TISSUES) if label}
+    made = (phantom_scan(*settings, index) for index in range(count))
+    spacing = (spacing_mm, spacing_mm, spacing_mm)
+    return tuple(Scan(f"{settings[0]}_{index:03d}", voxels, spacing, labels, names) for index, (voxels, labels) in enumerate(made))
 
 
 def split_scans(config: TrainerConfig, scans: int) -> Split:
-    """Which scans train, select and test: a fixed shuffle, so that neighbours in name are not one group.
+    """Split by a fixed permutation; with fewer than `data.rotate_split_below` scans it rotates by one scan a seed.
 
-    With fewer than `data.rotate_split_below` scans it rotates with the replicate, so that over the replicates every scan is held
-    out; otherwise it is the same for all. Each part gets at least one scan.
+    A held-out part with a share above 0 gets at least one scan.
 
     Raises:
-        DataError: Fewer than 3 scans.
+        DataError: Nothing is left to train on.
     """
-    if scans < 3:
-        raise DataError([f"data.source: expected at least 3 scans (to train, select and test on) but got {scans}. Add scans."])
-    order = np.random.default_rng(_SPLIT_SEED).permutation(scans)
-    if scans < config.data.rotate_split_below:
-        order = np.roll(order, -config.seed)
-    select = min(max(1, round(scans * config.data.select_share)), scans - 2)
-    test = min(max(1, round(scans * config.data.test_share)), scans - select - 1)
-    parts = order[:select], order[select : select + test], order[select + test :]
-    held, kept, train = (tuple(sorted(part.tolist())) for part in parts)
-    return Split(train=train, select=held, test=kept)
-
-
-def data_hash(config: TrainerConfig) -> str:
-    """Hex hash of all voxels that a trial may read: the phantom's settings and version, or the files' contents."""
     data = config.data
-    if data.source == "phantom":
-        identity: object = ["phantom", GENERATOR_VERSION, asdict(data.phantom)]
-    else:
-        from trainer.data.files import VERSION, content_hash, found, labels_of
-
-        sources = found(data.source)
-        hashes = [[s.name, content_hash(s.files, data)] for s in sources]
-        labels = [[s.name, content_hash(labels_of(s, data), data)] for s in sources]
-        identity = ["files", VERSION, data.spacing_mm, hashes, labels]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _phantom(config: TrainerConfig, index: int) -> Scan:
-    phantom = config.data.phantom
-    voxels, labels = phantom_scan(*settings_of(phantom), index)
-    return Scan(f"{phantom.family}-{index:03d}", voxels, (phantom.spacing_mm,) * 3, labels, {i: t.name for i, t in enumerate(TISSUES)})
+    select, test = (max(1, round(share * scans)) if share > 0 else 0 for share in (data.select_share, data.test_share))
+    if scans - select - test < 1:
+        needed = f"at least {select + test + 1} scans (to train, {select} to select, {test} to test)"
+        raise DataError([f"data.source: expected {needed} but found {scans} in {data.source}. Add scans or set data.test_share=0."])
+    order = np.random.default_rng(_SPLIT_SEED).permutation(scans)
+    if scans < data.rotate_split_below:
+        order = np.roll(order, config.seed % scans)
+    held, tested, trained = order[:select], order[select : select + test], order[select + test :]
+    return Split(*(tuple(sorted(part.tolist())) for part in (trained, held, tested)))
 
 
-def _check_size(scan: Scan, size: int) -> None:
-    if min(scan.voxels.shape) < size:
-        mm = " x ".join(f"{n * s:.0f}" for n, s in zip(scan.voxels.shape, scan.spacing_mm, strict=True))
-        raise DataError(
-            [
-                f"{scan.name}: expected at least {size} voxels along each axis (crops.global_size_voxels) but got "
-                f"{' x '.join(map(str, scan.voxels.shape))} ({mm} mm). Lower data.spacing_mm or crops.global_size_voxels."
-            ]
-        )
+def data_hash(config: TrainerConfig | Mapping[str, object]) -> str:
+    """Hex digest of the scans: the phantom's settings and generator version, or the contents of all files.
+
+    Raises:
+        DataError: No scan, or a file that cannot be read.
+        trainer.config.ConfigError: Settings, given as a mapping, that are not valid.
+    """
+    settings = config if isinstance(config, TrainerConfig) else from_mapping(config)
+    if settings.data.source == "phantom":
+        phantom = settings.data.phantom
+        described = f"phantom {GENERATOR_VERSION} {settings_of(phantom)} {phantom.scans} {phantom.spacing_mm}"
+        return hashlib.sha256(described.encode()).hexdigest()
+    from trainer.data.folder import digest_on_disk
+
+    return digest_on_disk(settings.data)

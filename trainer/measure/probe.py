@@ -23,7 +23,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
 from trainer.config import Augment, TrainerConfig
-from trainer.data.augment import augment, normalise
+from trainer.data.augment import augment
+from trainer.data.batches import cut
 from trainer.data.foreground import Foreground, foreground_mask
 from trainer.data.streams import stream
 from trainer.measure.anatomy import anatomy_information, anatomy_nmi, knn_accuracy, majority_label
@@ -159,8 +160,8 @@ def _draw(scan: Scan, index: int, config: TrainerConfig) -> tuple[ScanProbe, flo
         background_corners=background,
         ratio=body.ratio(everywhere, size),
         tissue=_tissues(scan.labels, corners, size),
-        globals=_cut(scan, everywhere, size, config),
-        locals=_cut(scan, locals_, local_size, config),
+        globals=cut(scan, everywhere, size, config),
+        locals=cut(scan, locals_, local_size, config),
     )
     return probe, float(shares.max())
 
@@ -199,10 +200,3 @@ def _tissues(labels: UInt8[np.ndarray, "d h w"] | None, corners: Int[np.ndarray,
     if labels is None:
         return np.zeros(len(corners), np.int64)
     return np.array([majority_label(labels[d : d + size, h : h + size, w : w + size]) for d, h, w in corners], np.int64)
-
-
-def _cut(scan: Scan, corners: Int[np.ndarray, "n 3"], size: int, config: TrainerConfig) -> Float32[np.ndarray, "n 1 d h w"]:
-    images = np.empty((len(corners), 1, size, size, size), np.float32)
-    for image, (d, h, w) in zip(images, corners, strict=True):
-        image[0] = normalise(scan.voxels[d : d + size, h : h + size, w : w + size], config.data)
-    return images
