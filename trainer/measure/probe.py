@@ -160,8 +160,8 @@ def _draw(scan: Scan, index: int, config: TrainerConfig) -> tuple[ScanProbe, flo
         background_corners=background,
         ratio=body.ratio(everywhere, size),
         tissue=_tissues(scan.labels, corners, size),
-        globals=cut(scan, everywhere, size, config),
-        locals=cut(scan, locals_, local_size, config),
+        globals=cut(scan, everywhere, size, config.data),
+        locals=cut(scan, locals_, local_size, config.data),
     )
     return probe, float(shares.max())
 
