@@ -248,8 +248,10 @@ def headlines() -> dict[str, list[object]]:
         ],
         "questions": [
             question("Are the prototypes less uniform?", "probe/prototype_entropy_foreground", "minimize"),
-            question("Does the loss fall more steadily?", "train/loss_stability", "maximize"),
-            question("Is it anatomy that is learned, not body against air?", "probe/anatomy_nmi", "maximize"),
+            question(
+                "Does the loss fall more steadily? (a collapsed run's flat line counts as steady)", "train/loss_stability", "maximize"
+            ),
+            question("Is it anatomy that is learned, not body against air?", "probe/anatomy_information", "maximize"),
             question("Are the features more discriminative?", "probe/local_to_global_mrr", "maximize"),
         ],
     }
