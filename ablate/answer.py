@@ -127,6 +127,15 @@ def _headline(study: Study, conclusions: Sequence[Conclusion], adopted: bool) ->
             f"with all guards kept, but none is shown to beat {listed(unbeaten)} on {metric}."
         ]
     beaten = "" if not study.references else f" and none is shown to beat {listed(sorted(study.references))}: learning not shown"
+    open_ = [arm for arm in arms if arm.verdict == "undecided" and arm.effect is not None and _healthy(arm)]
+    if open_:
+        best = max(open_, key=lambda arm: study.objective.sign * (arm.effect.mean if arm.effect else 0.0))
+        assert best.effect is not None
+        effect = f"{metric} {number(best.effect.mean, signed=True)}{between(best.effect.low, best.effect.high)}"
+        return [
+            f"Undecided: none of {counted(len(arms), 'arm')} is adopted{beaten}. {counted(len(open_), 'arm')} with all guards kept "
+            f"may yet help; the largest effect is {effect} of {best.name}. Until more replicates tell, the baseline stays."
+        ]
     return [f"No: none of {counted(len(arms), 'arm')} is adopted{beaten}. The baseline stays."]
 
 

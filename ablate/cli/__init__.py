@@ -25,16 +25,18 @@ StudyFile = Annotated[
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value for any value of the study file.", metavar="[KEY=VALUE]...")]
 Root = Annotated[Path, typer.Option("--runs", help="Folder that holds all that is made.")]
+NoMlflow = Annotated[bool, typer.Option("--no-mlflow", help="Leave MLflow alone; `ablate sync` fills it later.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def run(study: StudyFile, overrides: Overrides = None, runs: Root = Path("runs")) -> None:
+def run(study: StudyFile, overrides: Overrides = None, no_mlflow: NoMlflow = False, runs: Root = Path("runs")) -> None:
     """Run a study; the same command goes on where it stopped."""
     from ablate.cli.session import run_study
     from ablate.loading import load
 
-    raise typer.Exit(run_study(load(Path(study), overrides or []), runs, f"ablate run {' '.join([study, *(overrides or [])])}"))
+    command = f"ablate run {' '.join([study, *(overrides or [])])}"
+    raise typer.Exit(run_study(load(Path(study), overrides or []), runs, command, mlflow=not no_mlflow))
 
 
 @app.command()
@@ -44,6 +46,7 @@ def tune(
     write: Annotated[
         Path | None, typer.Option("--write", help="Put the winner's settings, thresholds included, into this YAML config.")
     ] = None,
+    no_mlflow: NoMlflow = False,
     runs: Root = Path("runs"),
 ) -> None:
     """Run the tuning phases alone, from the last carried winner."""
@@ -51,7 +54,7 @@ def tune(
     from ablate.loading import load
 
     alone = tuning_study(load(Path(study), overrides or []), runs)
-    code = run_study(alone, runs, f"ablate tune {' '.join([study, *(overrides or [])])}")
+    code = run_study(alone, runs, f"ablate tune {' '.join([study, *(overrides or [])])}", mlflow=not no_mlflow)
     if write is not None and code in (0, 1):
         write_settings(runs, alone.study, write)
     raise typer.Exit(code)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +20,7 @@ from ablate.study import Study, Tune
 from ablate.trial import merge, write_atomic
 
 
-def run_study(study: Study, runs: Path, command: str) -> int:
+def run_study(study: Study, runs: Path, command: str, *, mlflow: bool = True) -> int:
     """Run, report, and say what came of it.
 
     Returns:
@@ -31,15 +31,15 @@ def run_study(study: Study, runs: Path, command: str) -> int:
     console = Console()
     progress = Progress(study, runs, plan(study, Offers(study.trainer)).trials_at_most)
     try:
-        with followed(study, runs), view(progress, console) as observer:
+        with followed(study, runs) if mlflow else nullcontext(), view(progress, console) as observer:
             runner.run(study, runs, observer)
     except (Interrupted, BudgetSpent) as stopped:
         console.print(f"{stopped}\nTo go on: {command}", markup=False, highlight=False, soft_wrap=True)
         return stopped.exit_code
-    return finish(study, runs, console)
+    return finish(study, runs, console, mlflow=mlflow)
 
 
-def finish(study: Study, runs: Path, console: Console) -> int:
+def finish(study: Study, runs: Path, console: Console, *, mlflow: bool) -> int:
     """Write the report, bring MLflow up to date, print the answer."""
     from ablate.cli.tables import print_answer
     from ablate.tracking.mlflow import ui_hint
@@ -48,7 +48,7 @@ def finish(study: Study, runs: Path, console: Console) -> int:
     results = Results(runs, study.study)
     page = write(results, runs / study.study / "report.html")
     print_answer(results)
-    said = sync_apart(study, runs)
+    said = sync_apart(study, runs) if mlflow else f"left alone; later: ablate sync {study.study}"
     console.print(f"\nreport: {page}\nMLflow: {said}\nto open MLflow: {ui_hint(runs)}", markup=False, highlight=False, soft_wrap=True)
     return 1 if results.document()["failed_trials"] else 0
 
