@@ -54,7 +54,7 @@ class Answer(_Frozen):
     subject: str
     """The arm that `questions` are about: the winner, else the arm with the largest effect, else `baseline`."""
     changes: list[Change]
-    """What to change in the config; empty where nothing is adopted."""
+    """What to change in the config, settings without effect under the winner's left out; empty where nothing is adopted."""
     questions: list[Answered]
     warnings: list[str]
 
@@ -98,7 +98,7 @@ def answer(
     return Answer(
         headline=[*_headline(study, conclusions, adopted), *(_phase_line(conclusion) for conclusion in conclusions)],
         subject=f"{subject.name} ({where.phase})" if subject.name != BASELINE else "the winner",
-        changes=_changes(study, last.winner_levels, base),
+        changes=[change for change in _changes(study, last.winner_levels, base) if change.path not in last.inert],
         questions=[] if subject.name == BASELINE and not adopted else [_answered(study, one, found, origin) for one in study.questions],
         warnings=[*failures, *_warnings(study, conclusions, subject if adopted else None)],
     )

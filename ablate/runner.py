@@ -117,6 +117,8 @@ class Stage:
         else:
             replicates = range(self.study.replicates_of(phase).start)
             conclusion = self._decide(phase, design.expand(phase, carried), replicates)
+        inert = self.offers.inert(self.offers.config(conclusion.winner_levels, 0))
+        conclusion = conclusion.model_copy(update={"inert": [path for path in inert if path in conclusion.winner_levels]})
         conclusion = gates.pass_through(self.study, phase, conclusion)
         self.ledger.conclude(phase.name, conclusion.model_dump(mode="json"))
         self.ledger.event("phase", f"{phase.name}: {conclusion.reason}")

@@ -107,6 +107,8 @@ class Conclusion(_Frozen):
     next: str | None = None
     """The phase that comes next; `gates.pass_through` sets it."""
     reason: str
+    inert: list[str] = []
+    """Settings without effect under the winner's others, as the trainer says: no advice to change them makes sense."""
     points: list[Point] = []
 
     def arm(self, name: str) -> ArmVerdict:

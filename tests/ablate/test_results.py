@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,9 @@ class Toy:
             "failed", self.ledger.start_attempt("failed", "worker"), cause=Cause.NAN, message="loss is NaN at step 3\ntrace", seconds=1.0
         )
 
-    def conclude(self, phase: str, scores: Mapping[str, float], carried: dict[str, Any], *, points: tuple[Point, ...] = ()) -> None:
+    def conclude(
+        self, phase: str, scores: Mapping[str, float], carried: dict[str, Any], *, points: tuple[Point, ...] = (), inert: Sequence[str] = ()
+    ) -> None:
         """Run a phase's arms with these true means, and record the decision."""
         arms = [Arm(name=BASELINE, levels=carried)]
         arms += [Arm(name=name, levels={**carried, "x": 1, "p": 0.1 if phase == "flags" else 0.4}) for name in scores if name != BASELINE]
@@ -99,6 +101,7 @@ class Toy:
         found = verdict.conclude(
             self.study, spec, arms, evidence, origin=self.origin, references=self.references, collapse=collapse, points=points
         )
+        found = found.model_copy(update={"inert": list(inert)})
         self.ledger.conclude(phase, gates.pass_through(self.study, spec, found).model_dump(mode="json"))
 
     def results(self) -> Results:
@@ -191,6 +194,22 @@ def test_the_answer_names_what_to_change_and_answers_the_questions(finished: Res
     assert second.says == "not shown"
     assert "absent has no finite value" in second.sentence
     assert any("Intervals cover what the replicate's seed varies" in line for line in answer.lines())
+
+
+def test_nobody_is_told_to_change_what_has_no_effect(tmp_path: Path) -> None:
+    toy = Toy(tmp_path)
+    toy.conclude("flags", {BASELINE: 0.25, "x=1": 0.33}, {"x": 0, "p": 0.1})
+    toy.conclude("thresholds", {BASELINE: 0.33, "tuned": 0.37}, {"x": 1, "p": 0.1}, points=POINTS, inert=["p"])
+    assert [change.path for change in toy.results().answer().changes] == ["x"]
+
+
+def test_where_healthy_arms_are_undecided_the_answer_says_so_first(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, reference=0.2)
+    toy.conclude("flags", {BASELINE: 0.33, "x=1": 0.35}, {"x": 0, "p": 0.1})
+    assert toy.results().conclusions[0].arm("x=1").verdict == "undecided"
+    headline = toy.results().answer().headline[0]
+    assert headline.startswith("Undecided: none of 1 arm is adopted")
+    assert "of x=1" in headline
 
 
 def test_no_arm_above_the_reference_means_learning_not_shown(tmp_path: Path) -> None:
