@@ -127,7 +127,7 @@ def _headline(study: Study, conclusions: Sequence[Conclusion], adopted: bool) ->
             f"with all guards kept, but none is shown to beat {listed(unbeaten)} on {metric}."
         ]
     beaten = "" if not study.references else f" and none is shown to beat {listed(sorted(study.references))}: learning not shown"
-    open_ = [arm for arm in arms if arm.verdict == "undecided" and arm.effect is not None and _healthy(arm)]
+    open_ = [arm for arm in arms if arm.verdict == "undecided" and arm.effect is not None and _healthy(arm) and not _idle(arm)]
     if open_:
         best = max(open_, key=lambda arm: study.objective.sign * (arm.effect.mean if arm.effect else 0.0))
         assert best.effect is not None
@@ -137,6 +137,11 @@ def _headline(study: Study, conclusions: Sequence[Conclusion], adopted: bool) ->
             f"may yet help; the largest effect is {effect} of {best.name}. Until more replicates tell, the baseline stays."
         ]
     return [f"No: none of {counted(len(arms), 'arm')} is adopted{beaten}. The baseline stays."]
+
+
+def _idle(arm: ArmVerdict) -> bool:
+    """Whether every paired difference is exactly 0."""
+    return arm.effect is not None and arm.effect.mean == 0 and arm.effect.low is None
 
 
 def _collapse_line(conclusions: Sequence[Conclusion]) -> list[str]:
@@ -220,9 +225,15 @@ def _warnings(study: Study, conclusions: Sequence[Conclusion], winner: ArmVerdic
             for reference in winner.references
             if not reference.beaten and winner.name != BASELINE
         ]
-    undecided = [f"{arm.name} ({conclusion.phase})" for conclusion in conclusions for arm in conclusion.arms if arm.verdict == "undecided"]
+    open_ = [
+        (f"{arm.name} ({conclusion.phase})", arm) for conclusion in conclusions for arm in conclusion.arms if arm.verdict == "undecided"
+    ]
+    undecided = [name for name, arm in open_ if not _idle(arm)]
     if undecided:
         said.append(f"Undecided is not refuted: {listed(undecided)} may help; more replicates would tell.")
+    idle = [name for name, arm in open_ if _idle(arm)]
+    if idle:
+        said.append(f"Equal to their baseline in every replicate, so without effect under these settings: {listed(idle)}.")
     missing = [phase.name for phase in study.phases if phase.name not in {conclusion.phase for conclusion in conclusions}]
     if missing and conclusions[-1].next is not None:
         said.append(f"The study has not ended: {listed(missing)} {'is' if len(missing) == 1 else 'are'} not concluded.")

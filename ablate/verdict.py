@@ -290,11 +290,10 @@ def _decide(
     if benefit.pairs < LEAST_PAIRS:
         return "undecided", f"Only {benefit.pairs} of the at least {LEAST_PAIRS} paired replicates that an interval needs.{left_out}"
     if estimate is None:
-        return (
-            "undecided",
-            f"Zero variance: all {benefit.pairs} paired differences are {number(sign * (benefit.mean or 0.0))}, "
-            f"so no test can say how sure that is.{left_out}",
-        )
+        differences = f"all {benefit.pairs} paired differences are {number(sign * (benefit.mean or 0.0))}"
+        if benefit.mean == 0:
+            return "undecided", f"Zero variance: {differences}, so the change seems to do nothing under these settings.{left_out}"
+        return "undecided", f"Zero variance: {differences}, so no test can say how sure that is.{left_out}"
     unmeasured = [guard for guard in guards if guard.value is None]
     said = _said(study, estimate, benefit.pairs)
     if estimate.high < smallest:
