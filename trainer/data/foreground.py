@@ -51,7 +51,7 @@ def _filled_slices(mask: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndar
     for edge in (outside[:, 0], outside[:, -1], outside[:, :, 0], outside[:, :, -1]):
         open_[edge.ravel()] = True
     open_[0] = False
-    return ~open_[outside]
+    return np.asarray(~open_[outside])
 
 
 _UNIT_CUBE = np.array([[z, y, x] for z in (0, 1) for y in (0, 1) for x in (0, 1)], dtype=np.int64)
