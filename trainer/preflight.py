@@ -108,9 +108,14 @@ def _scans(key: str) -> list[Scan]:
 @lru_cache(maxsize=4096)
 def _share(key: str, index: int, kind: str, threshold_hu: float, size: int, ratio: float) -> float:
     """Share of a scan's crop positions that hold the ratio, 0 to 1."""
-    return float((_ratios(key, index, kind, threshold_hu, size) >= ratio).mean())
+    counts, positions = _histogram(key, index, kind, threshold_hu, size)
+    return float(positions[counts / size**3 >= ratio].sum() / positions.sum())
 
 
 @lru_cache(maxsize=256)
-def _ratios(key: str, index: int, kind: str, threshold_hu: float, size: int) -> np.ndarray:
-    return Foreground.of(foreground_mask(_scans(key)[index].voxels, kind, threshold_hu)).ratio_map(size)
+def _histogram(key: str, index: int, kind: str, threshold_hu: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Foreground counts that occur, and at how many positions: kept instead of the map, which is as large as the scan."""
+    of = Foreground.of(foreground_mask(_scans(key)[index].voxels, kind, threshold_hu))
+    positions = np.bincount(of.count_map(size).ravel())
+    counts = np.flatnonzero(positions)
+    return counts, positions[counts]

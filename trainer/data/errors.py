@@ -16,3 +16,7 @@ class DataError(ValueError):
         self.problems = tuple(problems)
         head = "" if len(self.problems) == 1 else f"The data have {len(self.problems)} problems:\n  "
         super().__init__(head + "\n  ".join(self.problems))
+
+
+class CacheError(DataError):
+    """The cache cannot be written: nothing is wrong with the scan, so leaving it out would not help."""

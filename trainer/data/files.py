@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import csv
-import getpass
 import glob
 import gzip
 import hashlib
+import itertools
 import json
 import os
-import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int16, UInt8
 
 from trainer.config import Data
-from trainer.data.errors import DataError
+from trainer.data.cache import cache_folder, content_hash, keep_array, keep_bytes
+from trainer.data.errors import CacheError, DataError
+from trainer.data.units import unit_problem
 from trainer.data.volumes import Scan
 
 if TYPE_CHECKING:
@@ -44,15 +46,19 @@ class Source:
     name: str
     files: tuple[Path, ...]
     series: bool = False
+    labels: tuple[Path, ...] = ()
+    """What `data.labels` holds for this scan; more than one is refused when it is read."""
 
 
-def found(source: str) -> list[Source]:
-    """The scans below a folder, or those that a glob or a single path names, by name. Folders and files called `labels` are no scans.
+def found(data: Data) -> list[Source]:
+    """The scans below a folder, or those that a glob or a single path names, by name.
+
+    Folders and files called `labels`, and the folder `data.labels`, hold no scans. Scans of one name get that of their folder in front.
 
     Raises:
-        DataError: Nothing there, with the mend.
+        DataError: No scan there, or a label folder without a label for any, with the mend.
     """
-    path = Path(source).expanduser()
+    source, path = data.source, Path(data.source).expanduser()
     if path.is_dir():
         places = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
     elif path.is_file():
@@ -62,15 +68,19 @@ def found(source: str) -> list[Source]:
         if not places and not glob.has_magic(source):
             raise DataError([f"data.source: expected `phantom`, a folder or a glob of scans but {source} does not exist. Check the path."])
     folders = {place for place in places if place.is_dir()}
-    files = sorted(place for place in places if place.is_file() and not place.name.startswith(".") and not _is_label(place, path))
+    top = path if path.is_dir() else path.parent if path.is_file() else _fixed_part(path)
+    files = sorted(p for p in places if p.is_file() and not p.name.startswith(".") and not _is_label(p, top, data.labels))
     volumes = [Source(stem(file), (file,)) for file in files if file.name.lower().endswith(SUFFIXES)]
-    rest = {file.parent for file in files if not file.name.lower().endswith(SUFFIXES) and file.suffix.lower() in ("", ".dcm", ".ima")}
-    series = [one for folder in sorted(folders | rest) for one in _series(folder)]
-    scans = sorted([*volumes, *series], key=lambda one: (one.name, one.files))
+    slices = [file for file in files if not file.name.lower().endswith(SUFFIXES) and _may_be_dicom(file)]
+    series = [one for folder in sorted(folders | {file.parent for file in slices}) for one in _series(folder)]
+    in_series = {file for one in series for file in one.files}
+    # A slice that no series takes is damaged: as a scan of its own it is named when it is read.
+    lost = [Source(file.name, (file,)) for file in slices if file.suffix.lower() in (".dcm", ".ima") and file not in in_series]
+    scans = sorted(_told_apart([*volumes, *series, *lost]), key=lambda one: (one.name, one.files))
     if not scans:
         kinds = f"{', '.join(SUFFIXES)} or DICOM series"
         raise DataError([f"data.source: expected scans ({kinds}) in {source} but found none. Point it at the folder that holds them."])
-    return scans
+    return _labelled(scans, data.labels)
 
 
 def stem(file: Path) -> str:
@@ -85,95 +95,88 @@ def read(source: Source, data: Data) -> Scan:
     Raises:
         DataError: Unreadable, not 3-D, not scalar, not finite, or not in HU; the message names the file and the mend.
     """
-    folder = cache_folder(data)
-    labels = labels_of(source, data)
+    folder, labels = cache_folder(data), source.labels
     key = hashlib.sha256(
         json.dumps([VERSION, data.spacing_mm, content_hash(source.files, data), content_hash(labels, data)]).encode()
     ).hexdigest()[:24]
-    facts = folder / f"{key}.json"
-    if not facts.exists():
-        image = _resampled(_oriented(_image(source), source), data.spacing_mm)
-        _keep(folder / f"{key}.npy", _voxels(image))
-        if labels:
-            _keep(folder / f"{key}.labels.npy", _labels(labels[0], image))
-        spacing = [float(s) for s in reversed(image.GetSpacing())]
-        _replace(facts, json.dumps({"spacing_mm": spacing, "labels": bool(labels)}).encode())
-    known = json.loads(facts.read_text())
-    d, h, w = known["spacing_mm"]
-    masks = np.load(folder / f"{key}.labels.npy", mmap_mode="r") if known["labels"] else None
-    names = _label_names(labels[0], masks) if masks is not None else {}
-    return Scan(source.name, np.load(folder / f"{key}.npy", mmap_mode="r"), (d, h, w), masks, names)
+    return _cached(folder, key, source) or _read_into(folder, key, source, data)
 
 
-def labels_of(source: Source, data: Data) -> tuple[Path, ...]:
-    """The label volume of a scan, `<scan>_*.nii.gz` in `data.labels`; empty where there is none."""
-    if data.labels is None:
-        return ()
-    return tuple(sorted(Path(data.labels).expanduser().glob(f"{glob.escape(source.name)}_*.nii.gz"))[:1])
-
-
-def cache_folder(data: Data) -> Path:
-    """Where read volumes are kept; made private to the user.
-
-    Raises:
-        DataError: It cannot be made, or belongs to somebody else.
-    """
-    folder = Path(data.cache_dir).expanduser() if data.cache_dir else Path(tempfile.gettempdir()) / f"trainer-cache-{getpass.getuser()}"
+def _cached(folder: Path, key: str, source: Source) -> Scan | None:
+    """The scan as it was read before; None where it was not, or where what was kept is damaged or partly swept away."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise DataError(
-            [f"data.cache_dir: expected a folder that can be written but {folder}: {error.strerror}. Set another one."]
-        ) from error
-    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise DataError([f"data.cache_dir: expected a folder of your own but {folder} belongs to another user. Set another one."])
-    return folder
+        known = json.loads((folder / f"{key}.json").read_text())
+        d, h, w = known["spacing_mm"]
+        voxels = np.load(folder / f"{key}.npy", mmap_mode="r")
+        masks = np.load(folder / f"{key}.labels.npy", mmap_mode="r") if known["labels"] else None
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    names = _label_names(source, masks) if masks is not None else {}
+    return Scan(source.name, voxels, (d, h, w), masks, names)
 
 
-def content_hash(files: Sequence[Path], data: Data) -> str:
-    """SHA-256 over the contents of files; remembered by path, size and time of change."""
-    if not files:
-        return ""
-    facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    memo = cache_folder(data) / f"hash-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
-    if memo.exists():
-        return memo.read_text()
-    whole = hashlib.sha256()
+def _read_into(folder: Path, key: str, source: Source, data: Data) -> Scan:
+    image = _resampled(_oriented(_image(source), source), data.spacing_mm)
+    masks = _labels(source, image) if source.labels else None
+    spacing = [float(s) for s in reversed(image.GetSpacing())]
+    keep_array(folder / f"{key}.npy", _voxels(image))
+    if masks is not None:
+        keep_array(folder / f"{key}.labels.npy", masks)
+    keep_bytes(folder / f"{key}.json", json.dumps({"spacing_mm": spacing, "labels": masks is not None}).encode())
+    scan = _cached(folder, key, source)
+    if scan is None:
+        raise CacheError([f"data.cache_dir: expected what was written to {folder} to be read back but it was not. Set another folder."])
+    return scan
+
+
+def _labelled(scans: Sequence[Source], labels: str | None) -> list[Source]:
+    """The scans with their label volumes, `<scan>_*.nii.gz`; a file goes to the scan of the longest name that it begins with."""
+    if labels is None:
+        return list(scans)
+    files = sorted(Path(labels).expanduser().glob("*_*.nii.gz"))
+    owners: dict[str, list[Path]] = {}
     for file in files:
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 22):
-                whole.update(block)
-    _replace(memo, whole.hexdigest().encode())
-    return whole.hexdigest()
+        names = [scan.name for scan in scans if file.name.startswith(f"{scan.name}_")]
+        if names:
+            owners.setdefault(max(names, key=len), []).append(file)
+    if not owners:
+        wanted = f"label volumes named `<scan>_*.nii.gz` in {labels}"
+        raise DataError([f"data.labels: expected {wanted} but found none for any scan. Check the path and names."])
+    return [replace(scan, labels=tuple(owners.get(scan.name, ()))) for scan in scans]
 
 
-def unit_problem(voxels: np.ndarray[Any, Any]) -> str | None:
-    """What speaks against Hounsfield units, with the mend; None: nothing.
-
-    Fat (-100) and, nearly always, air or lung lie below -20 HU, so a CT without any such voxel (padding, the constant minimum, left out)
-    is not in HU. If its tissue sits near 1024 instead, the values are offset. Values all below -300 are offset the other way.
-    """
-    low, high = float(voxels.min()), float(voxels.max())
-    if not np.isfinite([low, high]).all() or not np.isfinite(voxels).all():
-        return "expected finite values but got NaN or infinity. Export the volume again."
-    if low == high:
-        return f"expected a CT but all voxels are {low:g}. Leave the volume out."
-    fatty = np.mean((voxels < -20) & (voxels > max(low, -1100)))
-    tissue = np.mean((voxels > 874) & (voxels < 1274))
-    if fatty < 1e-3:
-        if tissue > 0.02:
-            return (
-                f"expected Hounsfield units but values look offset by +1024 (least {low:g}, {100 * tissue:.0f} % near 1024, "
-                "none like fat or lung). Subtract 1024, or set the rescale intercept to -1024."
-            )
-        seen = f"values from {low:g} to {high:g} are not like CT (none like fat, lung or air)"
-        return f"expected Hounsfield units but {seen}. Convert to HU, or leave it out."
-    if np.mean(voxels > -300) < 5e-3:
-        return f"expected Hounsfield units but values from {low:g} to {high:g} hold no tissue: they look offset by -1024. Add 1024."
-    return None
+def _told_apart(scans: Sequence[Source]) -> list[Source]:
+    """Scans of one name get their folders' names in front, as many as it takes."""
+    named, deepest = list(scans), max((len(scan.files[0].parts) for scan in scans), default=0)
+    for depth in range(1, deepest):
+        times = Counter(scan.name for scan in named)
+        if max(times.values()) == 1:
+            break
+        for at, scan in enumerate(named):
+            above = scan.files[0].parent.parts[:-1] if scan.series else scan.files[0].parent.parts
+            if times[scan.name] > 1 and depth <= len(above):
+                named[at] = replace(scan, name=f"{above[-depth].strip('/')}_{scan.name}")
+    return named
 
 
-def _is_label(file: Path, top: Path) -> bool:
+def _fixed_part(pattern: Path) -> Path:
+    """The folders of a glob before its first wildcard."""
+    parts = list(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+    return Path(*parts) if parts else Path()
+
+
+def _may_be_dicom(file: Path) -> bool:
+    """By its suffix, or by the mark that DICOM files carry at byte 128 (scanners name slices `CT.1.2.840.113`)."""
+    if file.suffix.lower() in ("", ".dcm", ".ima"):
+        return True
+    with file.open("rb") as handle:
+        return handle.read(132)[128:] == b"DICM"
+
+
+def _is_label(file: Path, top: Path, labels: str | None) -> bool:
+    if labels is not None and Path(labels).expanduser().resolve() in file.resolve().parents:
+        # A label folder that is the scans' own folder tells its files apart by name alone.
+        return Path(labels).expanduser().resolve() != top.resolve()
     inside = file.relative_to(top).parts[:-1] if file.is_relative_to(top) else ()
     return "labels" in inside or any(file.name.lower().endswith("_labels" + suffix) for suffix in SUFFIXES)
 
@@ -200,12 +203,37 @@ def _image(source: Source) -> sitk.Image:
     except RuntimeError as error:
         cause = str(error).strip().splitlines()[-1].strip()
         raise DataError([f"{source.files[0]}: expected a readable volume but got: {cause} Replace the file."]) from error
+    if source.series:
+        _check_slices(source)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         shape, parts = " x ".join(map(str, image.GetSize())), image.GetNumberOfComponentsPerPixel()
         raise DataError(
             [f"{source.files[0]}: expected one value at each place of a 3-D grid but got {shape} with {parts} values each. Leave it out."]
         )
     return image
+
+
+def _check_slices(source: Source) -> None:
+    """A series with a slice missing or damaged is read without it, the others spread over the gap: that is refused."""
+    import SimpleITK as sitk
+
+    reader, along = sitk.ImageFileReader(), []
+    for file in source.files:
+        reader.SetFileName(str(file))
+        reader.ReadImageInformation()
+        normal = np.array(reader.GetDirection()).reshape(3, 3)[:, 2]
+        along.append(float(np.dot(normal, reader.GetOrigin())))
+    steps = np.abs(np.diff(along))
+    if len(steps) == 0:
+        return
+    widest, usual = int(steps.argmax()), float(np.median(steps))
+    if steps[widest] > 1.25 * usual or steps.min() < 0.75 * usual:
+        raise DataError(
+            [
+                f"{source.files[widest].parent}: expected slices {usual:.4g} mm apart but got {steps.min():.4g} to {steps[widest]:.4g} mm, "
+                f"the widest after {source.files[widest].name}. A slice is missing, damaged or double: export the series again."
+            ]
+        )
 
 
 def _check_whole(file: Path) -> None:
@@ -274,34 +302,30 @@ def _voxels(image: sitk.Image) -> Int16[np.ndarray, "depth height width"]:
     return np.asarray(np.clip(np.rint(sitk.GetArrayViewFromImage(image)), LOWEST_HU, HIGHEST_HU).astype(np.int16))
 
 
-def _labels(file: Path, image: sitk.Image) -> UInt8[np.ndarray, "depth height width"]:
+def _labels(source: Source, image: sitk.Image) -> UInt8[np.ndarray, "depth height width"]:
     import SimpleITK as sitk
 
-    masks = np.rint(sitk.GetArrayFromImage(sitk.Resample(sitk.ReadImage(str(file)), image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)))
+    file = source.labels[0]
+    if len(source.labels) > 1:
+        raise DataError(
+            [f"data.labels: expected one label volume for {source.name} but found {', '.join(f.name for f in source.labels)}. Keep one."]
+        )
+    read = _image(Source(source.name, (file,)))
+    masks = np.rint(sitk.GetArrayFromImage(sitk.Resample(read, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)))
     if masks.min() < 0 or masks.max() > 255:
         raise DataError([f"{file}: expected labels from 0 to 255 but got {masks.min():g} to {masks.max():g}. Renumber them."])
+    if not masks.any() and sitk.GetArrayViewFromImage(read).any():
+        raise DataError([f"{file}: expected labels that lie in {source.name} but they lie elsewhere in space. Export both in one frame."])
     return np.asarray(masks.astype(np.uint8))
 
 
-def _label_names(file: Path, masks: UInt8[np.ndarray, "depth height width"]) -> Mapping[int, str]:
-    """Names from a table beside the labels (`structure` and `id` columns), else the numbers."""
+def _label_names(source: Source, masks: UInt8[np.ndarray, "depth height width"]) -> Mapping[int, str]:
+    """Names from a table `<scan>_*.csv` beside the labels (`structure` and `id` columns), else the numbers."""
     names = {int(i): f"label {i}" if i else "unlabelled" for i in np.unique(masks)}
-    scan = stem(file).rsplit("_", 1)[0]
-    for table in sorted(file.parent.glob(f"{glob.escape(scan)}*.csv")):
+    for table in sorted(source.labels[0].parent.glob(f"{glob.escape(source.name)}_*.csv")):
         with table.open(newline="", encoding="utf-8") as handle:
             for row in csv.DictReader(handle):
-                if row.get("id", "").isdigit() and int(row["id"]) in names:
-                    names[int(row["id"])] = row["structure"]
+                label, name = row.get("id") or "", row.get("structure")
+                if name and label.isdigit() and int(label) in names:
+                    names[int(label)] = name
     return names
-
-
-def _keep(path: Path, array: np.ndarray[Any, Any]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.npy")
-    np.save(beside, array)
-    os.replace(beside, path)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content)
-    os.replace(beside, path)

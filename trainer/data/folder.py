@@ -6,8 +6,9 @@ import hashlib
 import json
 
 from trainer.config import Data
-from trainer.data.errors import DataError
-from trainer.data.files import VERSION, content_hash, found, labels_of, read
+from trainer.data.cache import content_hash
+from trainer.data.errors import CacheError, DataError
+from trainer.data.files import VERSION, found, read
 from trainer.data.volumes import Inventory, Scan
 
 
@@ -16,14 +17,17 @@ def scans_on_disk(data: Data, global_size: int) -> Inventory:
 
     Raises:
         DataError: Every scan that cannot be used, each with its mend; with `data.skip_unreadable` only where none is left.
+        CacheError: The cache cannot be written.
     """
     scans: list[Scan] = []
     problems: list[str] = []
-    for source in found(data.source):
+    for source in found(data):
         try:
             scan = read(source, data)
             _check_size(scan, global_size)
             scans.append(scan)
+        except CacheError:
+            raise
         except DataError as error:
             problems += error.problems
     if problems and not data.skip_unreadable:
@@ -39,8 +43,8 @@ def digest_on_disk(data: Data) -> str:
     Raises:
         DataError: No scan, or no cache folder.
     """
-    sources = found(data.source)
-    contents = [[source.name, content_hash(source.files, data), content_hash(labels_of(source, data), data)] for source in sources]
+    sources = found(data)
+    contents = [[source.name, content_hash(source.files, data), content_hash(source.labels, data)] for source in sources]
     return hashlib.sha256(json.dumps([VERSION, data.spacing_mm, contents]).encode()).hexdigest()
 
 
