@@ -246,3 +246,9 @@ def planted(tmp_path: Path) -> Callable[..., Planted]:
         return plant(tmp_path / "runs", **given)
 
     return make
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Beside each other, the one long group goes first, so that no core waits for it at the end; alone, fast tests go first."""
+    parallel = hasattr(config, "workerinput")
+    items.sort(key=lambda item: ("end_to_end" in item.path.parts) != parallel)
