@@ -43,13 +43,20 @@ def call(name: str, schema: str | None, configs: Sequence[Mapping[str, object]],
         if done.returncode != 0 or not answer.exists():
             tail = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-TAIL_LINES:])
             raise TrainerError(f"{name}: failed in its own process (exit code {done.returncode}). The end of what it printed:\n{tail}")
-        return typing.cast("list[object]", json.loads(answer.read_text()))
+        answered = json.loads(answer.read_text())
+        if isinstance(answered, dict):
+            raise TrainerError(answered["problem"])
+        return typing.cast("list[object]", answered)
 
 
 def serve() -> None:
     """In the child: read a request from stdin, write the answer to the file that it names."""
     request = json.loads(sys.stdin.read())
-    write_atomic(Path(request["answer"]), json.dumps(_answer(request)))
+    try:
+        answer: object = _answer(request)
+    except ValueError as error:  # what a trainer raises on purpose: bad data, bad settings; its message is the mend
+        answer = {"problem": str(error)}
+    write_atomic(Path(request["answer"]), json.dumps(answer))
 
 
 def _answer(request: Mapping[str, typing.Any]) -> list[object]:
