@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -70,27 +71,35 @@ def run(study: Study, root: Path, observer: Observer) -> list[Conclusion]:
 def check_feasible(study: Study, offers: Offers, root: Path) -> None:
     """Ask the trainer, before anything runs, whether each statically known arm can work on this data.
 
+    What a later phase carries is not known yet: its arm is a problem only where it cannot work on top of anything that may be carried.
+
     Raises:
         StudyError: Every level that cannot, with its measured reason.
     """
-    arms = [(f"references.{name}", {**study.baseline, **levels}) for name, levels in study.references.items()]
-    arms.insert(0, ("baseline", dict(study.baseline)))
+    asked = [("baseline", dict(study.baseline))]
+    asked += [(f"references.{name}", {**study.baseline, **levels}) for name, levels in study.references.items()]
     for index, phase in enumerate(study.phases):
-        if not isinstance(phase.design, Tune):
-            arms += [
-                (f"phases[{index}] arm {arm.name!r}", arm.levels) for arm in design.expand(phase, study.baseline) if arm.name != BASELINE
-            ]
-    findings = offers.preflight([offers.config(levels, 0) for _, levels in arms], root)
-    problems: dict[tuple[str, str], list[str]] = {}
-    for (where, _), found in zip(arms, findings, strict=True):
-        for finding in found:
-            if finding.level == "error":
-                problems.setdefault((f"{finding.path}: {finding.what}", finding.mend), []).append(where)
-    if problems:
-        lines = [
-            f"{what} {mend} (in {where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''})"
-            for (what, mend), where in problems.items()
-        ]
+        if isinstance(phase.design, Tune):
+            continue
+        carries, complete = ([study.baseline], True) if index == 0 else design.possible_carries(study, index)
+        for carried in carries if complete else []:
+            expanded = design.expand(phase, carried)
+            asked += [(f"phases[{index}] arm {arm.name!r}", dict(arm.levels)) for arm in expanded if arm.name != BASELINE]
+    findings = offers.preflight([offers.config(levels, 0) for _, levels in asked], root)
+    asked_of = Counter(where for where, _ in asked)
+    failed: Counter[str] = Counter()
+    problems: dict[str, list[str]] = {}
+    for (where, _), found in zip(asked, findings, strict=True):
+        errors = [f"{finding.path}: {finding.what} {finding.mend}" for finding in found if finding.level == "error"]
+        failed[where] += bool(errors)
+        for error in errors:
+            problems.setdefault(error, []).append(where)
+    lines = []
+    for problem, places in problems.items():
+        certain = [where for where in dict.fromkeys(places) if failed[where] == asked_of[where]]
+        if certain:
+            lines.append(f"{problem} (in {certain[0]}{f' and {len(certain) - 1} more' if len(certain) > 1 else ''})")
+    if lines:
         raise StudyError(study.study, lines)
 
 
