@@ -95,6 +95,16 @@ class Stage:
         found = [path.name.split("-from-")[1].split("-") for path in self.counts.glob(f"{seed}-from-*")]
         return [int(step) for step, _ in sorted(found, key=lambda parts: int(parts[1]))]
 
+    def check_nothing_done_again(self, spec: TrialSpec) -> None:
+        """Each attempt went on from the last checkpoint that an earlier one had left; only before the first is there none."""
+        left = 0
+        for directory in sorted((TrialFiles(self.root, spec.signature).directory / "attempts").iterdir()):
+            if (started := directory / ".start").exists():
+                assert int(started.read_text()) == left, directory
+            if (checkpoint := directory / "checkpoint.json").exists():
+                left = max(left, json.loads(checkpoint.read_text())[0])
+        assert left == spec.config["steps"]
+
     def check_done(self, specs: Sequence[TrialSpec]) -> None:
         """Each trial done, with the result and the whole metric stream of an undisturbed run."""
         for spec in specs:

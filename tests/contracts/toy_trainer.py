@@ -24,6 +24,7 @@ def train(config: Mapping[str, Any], run: Any) -> dict[str, float]:
     start, total = json.loads(checkpoint.read_text()) if checkpoint.exists() else (0, 0.0)
     if "counts" in config:
         (Path(config["counts"]) / f"{config['seed']}-from-{start}-{time.monotonic_ns()}").touch()
+    (run.directory / ".start").write_text(str(start))  # hidden: never carried over to a later attempt
     print(f"training from {start}", flush=True)
     for step in range(start, config["steps"]):
         strike(config, step)

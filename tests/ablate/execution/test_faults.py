@@ -92,7 +92,7 @@ def test_a_controller_killed_anywhere_is_replaced_and_nothing_runs_twice(stage: 
 
 @pytest.mark.slow
 def test_a_study_whose_processes_are_all_killed_five_times_ends_the_same(stage: Stage) -> None:
-    specs = [stage.spec(seed, steps=20, step_s=0.02, checkpoint_every=3) for seed in range(4)]
+    specs = [stage.spec(seed, steps=20, step_s=0.02, checkpoint_every=2) for seed in range(8)]  # workers left alone finish two each
     draw = random.Random(7)
     for kill in range(5):
         before = began(stage)
@@ -105,7 +105,8 @@ def test_a_study_whose_processes_are_all_killed_five_times_ends_the_same(stage: 
             stage.end_workers()
     stage.complete(specs)
     stage.check_done(specs)
-    assert all(stage.starts(seed).count(0) == 1 for seed in range(4))
+    for spec in specs:
+        stage.check_nothing_done_again(spec)
 
 
 def test_workers_without_a_controller_finish_their_trial_and_go(stage: Stage) -> None:
