@@ -1,0 +1,173 @@
+"""From presets, overrides and mappings to a checked configuration. The trainer's one door to Hydra."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import threading
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.config.checks import ConfigError, bounds, nearest, validate
+from trainer.config.fields import TrainerConfig
+
+PRESETS = Path(__file__).parents[1] / "preset"
+
+
+def schema(preset: str | None = None) -> TrainerConfig:
+    """Defaults of a preset as a typed dataclass: paths, types, bounds and choices of every setting.
+
+    Raises:
+        ConfigError: No such preset.
+    """
+    return copy.deepcopy(_composed(preset))
+
+
+@functools.cache
+def _composed(preset: str | None) -> TrainerConfig:
+    """Composing takes 50 ms, and a study asks for its preset once an arm."""
+    return compose([f"preset={preset}"] if preset else [])
+
+
+def presets() -> tuple[str, ...]:
+    """Names of the presets that ship with the trainer."""
+    return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+
+
+_HYDRA = threading.Lock()  # Hydra's compose goes through one global object
+
+
+def compose(overrides: Sequence[str]) -> TrainerConfig:
+    """Compose `preset=NAME key=value ...` into a checked configuration (Hydra's override grammar, no sweeps).
+
+    Raises:
+        ConfigError: Unknown preset or key (nearest name suggested), wrong type, value out of bounds, infeasible shapes.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    known = leaves(TrainerConfig())
+    problems = []
+    for override in overrides:
+        key = override.split("=", 1)[0].strip().lstrip("+~")
+        if "=" not in override:
+            problems.append(f"{override}: expected key=value. For example loop.steps=100.")
+        elif key == "preset":
+            name = override.split("=", 1)[1].strip().strip("'\"")
+            if name not in presets():
+                problems.append(f"preset: expected one of {', '.join(presets())} but got {name!r}.{nearest(name, presets())}")
+        elif key not in known:
+            problems.append(f"{key}: no such setting.{nearest(key, known)}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    with _HYDRA:
+        GlobalHydra.instance().clear()
+        ConfigStore.instance().store(name="trainer_config", node={"defaults": ["trainer_schema", {"preset": "phantom_cpu"}, "_self_"]})
+        ConfigStore.instance().store(name="trainer_schema", node=TrainerConfig)
+        try:
+            with initialize_config_dir(str(PRESETS.parent), job_name="trainer", version_base="1.3"):
+                composed = hydra_compose("trainer_config", overrides=list(overrides))
+            config = OmegaConf.to_object(composed)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(" ".join(f"{error} {error.__cause__ or ''}".split())) from error
+    assert isinstance(config, TrainerConfig)
+    validate(config)
+    return config
+
+
+def from_mapping(values: Mapping[str, object]) -> TrainerConfig:
+    """Build a checked configuration from nested or dotted keys on top of its preset's defaults.
+
+    Raises:
+        ConfigError: Every unknown key, wrong type or value out of bounds, one a line.
+    """
+    flat = dict(_flatten(values))
+    preset = flat.get("preset")
+    config = schema(str(preset) if preset else None)
+    known = leaves(config)
+    problems = []
+    for path, value in flat.items():
+        if path not in known:
+            problems.append(f"{path}: no such setting.{nearest(path, known)}")
+            continue
+        owner, name = _owner(config, path)
+        try:
+            setattr(owner, name, coerce(_hints(type(owner))[name], value))  # type: ignore[arg-type]  # a class is hashable
+        except TypeError as error:
+            problems.append(f"{path}: {error}")
+    problems += bounds(config)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    validate(config)
+    return config
+
+
+def to_mapping(config: TrainerConfig) -> dict[str, object]:
+    """The whole configuration as nested plain values."""
+    return dataclasses.asdict(config)
+
+
+def leaves(config: object, prefix: str = "") -> dict[str, object]:
+    """Dotted path to value of every setting."""
+    found: dict[str, object] = {}
+    for f in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            found |= leaves(value, f"{prefix}{f.name}.")
+        else:
+            found[prefix + f.name] = value
+    return found
+
+
+def coerce(expected: Any, value: object) -> object:
+    """Value as its declared type; whole numbers pass for floats, nothing else is converted.
+
+    Raises:
+        TypeError: Another type; the message says which was expected.
+    """
+    if typing.get_origin(expected) in (types.UnionType, typing.Union):
+        options = typing.get_args(expected)
+        if value is None and type(None) in options:
+            return None
+        return coerce(next(o for o in options if o is not type(None)), value)
+    if typing.get_origin(expected) is list:
+        if isinstance(value, (list, tuple)):
+            return [coerce(typing.get_args(expected)[0], item) for item in value]
+        raise TypeError(f"expected a list but got {value!r}.")
+    if expected is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if expected is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if expected in (bool, str) and isinstance(value, expected):
+        return value
+    words = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+    raise TypeError(f"expected {words.get(expected, expected)} but got {value!r}.")
+
+
+@functools.cache
+def _hints(section: type) -> dict[str, Any]:
+    return typing.get_type_hints(section)
+
+
+def _owner(config: object, path: str) -> tuple[Any, str]:
+    *parents, name = path.split(".")
+    for parent in parents:
+        config = getattr(config, parent)
+    return config, name
+
+
+def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
