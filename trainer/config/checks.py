@@ -52,6 +52,19 @@ def validate(config: TrainerConfig) -> None:
         problems.append(f"loop.warmup_steps: expected fewer than loop.steps={loop.steps} but got {loop.warmup_steps}.")
     if config.loss.matching == "hierarchical" and c.local_crops < 2:
         problems.append("loss.matching: hierarchical pairs local crops with each other and needs crops.local_crops of at least 2.")
+    for name in ("global_scale_mm", "local_scale_mm"):
+        scale = getattr(c, name)
+        if scale is None:
+            continue
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+            problems.append(f"crops.{name}: expected [least, greatest] in mm, both positive, but got {scale}. For example [90, 120].")
+        if d.source != "phantom" and d.spacing_mm is None:
+            problems.append(f"crops.{name}: an edge in mm needs one spacing for all scans. Set data.spacing_mm.")
+    if config.loss.ibot_mask_ratio_min > config.loss.ibot_mask_ratio_max:
+        problems.append(
+            f"loss.ibot_mask_ratio_min: expected at most loss.ibot_mask_ratio_max={config.loss.ibot_mask_ratio_max} "
+            f"but got {config.loss.ibot_mask_ratio_min}."
+        )
     if any(not 0 < share < 1 for share in config.measure.rungs):
         problems.append(f"measure.rungs: expected shares between 0 and 1 (exclusive) but got {config.measure.rungs}.")
     if problems:

@@ -33,15 +33,18 @@ class Data:
 
     source: str = _field("phantom", "`phantom`, or a folder or glob of NIfTI, NRRD, MHA volumes or DICOM series.")
     phantom: Phantom = field(default_factory=Phantom)
-    labels: str | None = _field(None, "Folder with `<scan>_*.nii.gz` label volumes; none: no labels.")
+    labels: str | None = _field(None, "Folder with label volumes of the scans; none: those beside each scan, where there are any.")
     spacing_mm: float | None = _field(
         None, "Resample to this isotropic spacing in mm; none keeps the native one.", at_least=0.1, at_most=20.0
     )
     cache_dir: str | None = _field(None, "Folder for memory-mapped int16 volumes; none: the user's temporary folder.")
+    cache_limit_gb: float | None = _field(None, "Greatest size of the cache in GB (oldest use goes first); none: no limit.", at_least=0.001)
     skip_unreadable: bool = _field(False, "Leave unreadable scans out (listed) instead of failing.")
     select_share: float = _field(0.25, "Share of scans for probes that gates and tuning read.", at_least=0.0, at_most=0.5)
     test_share: float = _field(0.25, "Share of scans kept for the final comparison.", at_least=0.0, at_most=0.5)
     rotate_split_below: int = _field(12, "With fewer scans than this the split rotates over replicates.", at_least=0)
+    draws_per_scan: int = _field(1, "Places in a row of the batch order that read the same scan.", at_least=1, at_most=1024)
+    prefetch_batches: int = _field(2, "Batches prepared ahead in a thread; 0: none.", at_least=0, at_most=64)
     window_low_hu: float = _field(-400.0, "Lower end of the intensity window in HU; maps to -1.", at_least=-2000.0, at_most=4000.0)
     window_high_hu: float = _field(400.0, "Upper end of the intensity window in HU; maps to 1.", at_least=-2000.0, at_most=4000.0)
 
@@ -65,16 +68,35 @@ class Crops:
     )
     localcrops_subset_of_globalcrops: bool = _field(False, "Local crops lie inside one of the two global crops, on its patch grid.")
     min_global_overlap: float = _field(0.0, "Least IoU of the two global crops; 0: independent.", at_least=0.0, at_most=1.0)
+    global_scale_mm: list[float] | None = field(
+        default=None,
+        metadata={"help": "Range [least, greatest] of a global crop's physical edge in mm, resampled to its voxels; none: no resampling."},
+    )
+    local_scale_mm: list[float] | None = field(default=None, metadata={"help": "The same for local crops."})
 
 
 @dataclass
 class Augment:
-    """Intensity changes of each view, in the window's unit (its full width is 2)."""
+    """Changes of each view, drawn from named streams and applied to the batch on the device.
+
+    Intensities are in the window's unit (its full width is 2) unless a field says HU.
+    """
 
     intensity_shift: float = _field(0.02, "Standard deviation of the additive shift.", at_least=0.0, at_most=2.0)
     intensity_scale: float = _field(0.1, "Standard deviation of the multiplicative change.", at_least=0.0, at_most=1.0)
     noise: float = _field(0.0, "Standard deviation of added noise.", at_least=0.0, at_most=2.0)
     flip: bool = _field(False, "Flip each axis with probability one half.")
+    rotate_right_angles: bool = _field(False, "One of the 24 rotations of a cube, drawn uniformly.")
+    affine_prob: float = _field(0.0, "Probability of the small affine change.", at_least=0.0, at_most=1.0)
+    affine_rotation_degrees: float = _field(10.0, "Greatest rotation about each axis, in degrees.", at_least=0.0, at_most=45.0)
+    affine_scale: float = _field(0.1, "Greatest relative change of size, as a share.", at_least=0.0, at_most=0.5)
+    window_prob: float = _field(0.0, "Probability of a random HU window in place of data.window_*_hu.", at_least=0.0, at_most=1.0)
+    window_shift_hu: float = _field(100.0, "Greatest shift of the window's centre, in HU.", at_least=0.0, at_most=2000.0)
+    window_stretch: float = _field(0.25, "Greatest relative change of the window's width, as a share.", at_least=0.0, at_most=0.9)
+    gamma_prob: float = _field(0.0, "Probability of a gamma change.", at_least=0.0, at_most=1.0)
+    gamma: float = _field(0.3, "Greatest absolute natural logarithm of gamma.", at_least=0.0, at_most=2.0)
+    blur_prob: float = _field(0.0, "Probability of a Gaussian blur.", at_least=0.0, at_most=1.0)
+    blur_voxels: float = _field(1.0, "Greatest standard deviation of the blur, in voxels.", at_least=0.0, at_most=8.0)
 
 
 @dataclass
@@ -88,7 +110,14 @@ class Model:
     mlp_ratio: float = _field(4.0, "Hidden width of a block's MLP over dim.", at_least=0.5, at_most=16.0)
     registers: int = _field(0, "Register tokens.", at_least=0, at_most=64)
     positions: str = _field("rotary", "Positions that fit both crop sizes.", choices=("rotary", "learned"))
-    pooling: str = _field("mean", "Image feature.", choices=("cls", "mean"))
+    positions_unit: str = _field("crop", "Unit of rotary positions: half the global crop's edge, or 100 mm.", choices=("crop", "mm"))
+    pooling: str = _field("mean", "Image feature; `both` is CLS beside the mean of patches.", choices=("cls", "mean", "both"))
+    drop_path: float = _field(
+        0.0,
+        "Probability that a residual branch of the last block is skipped for a crop (linear over depth, student only).",
+        at_least=0.0,
+        at_most=0.9,
+    )
     layer_scale: float | None = _field(
         None, "Initial LayerScale; none: off. 1e-5 makes all features equal at the start.", at_least=0.0, at_most=1.0
     )
@@ -99,6 +128,9 @@ class Model:
     prototypes: int = _field(64, "K, the number of prototypes.", at_least=2, at_most=1_048_576)
     head_init: str = _field("orthogonal", "Initial weights of the head.", choices=("orthogonal", "normal"))
     weight_norm: bool = _field(True, "Prototypes of unit norm.")
+    ibot_prototypes: int = _field(64, "Prototypes of iBOT's own head over patches.", at_least=2, at_most=1_048_576)
+    compile: bool = _field(False, "Compile the backbone with torch.compile (needs a C++ compiler on CPU).")
+    checkpoint_activations: bool = _field(False, "Recompute each block's activations in the backward pass, to save memory.")
 
 
 @dataclass
@@ -107,6 +139,9 @@ class Loss:
 
     centering: str = _field("sinkhorn", "How the teacher's assignments are balanced.", choices=("sinkhorn", "softmax"))
     sinkhorn_iterations: int = _field(3, "Sinkhorn-Knopp iterations.", at_least=1, at_most=100)
+    sinkhorn_queue: int = _field(
+        0, "Past teacher outputs of global crops that Sinkhorn-Knopp balances beside the batch; 0: none.", at_least=0, at_most=1_048_576
+    )
     center_momentum: float = _field(0.9, "Momentum of the softmax centre.", at_least=0.0, at_most=1.0)
     student_temperature: float = _field(0.1, "Student softmax temperature.", at_least=0.001, at_most=10.0)
     teacher_temperature_start: float = _field(0.02, "Teacher temperature at step 0.", at_least=0.001, at_most=10.0)
@@ -128,6 +163,14 @@ class Loss:
     )
     local_pair_min_iou: float = _field(0.0, "Least IoU of two local crops that `hierarchical` pairs.", at_least=0.0, at_most=1.0)
     koleo_weight: float = _field(0.0, "Weight of the KoLeo regulariser on student global features.", at_least=0.0, at_most=10.0)
+    koleo_prototypes_weight: float = _field(0.0, "Weight of the same regulariser on the prototypes.", at_least=0.0, at_most=10.0)
+    ibot_weight: float = _field(0.0, "Weight of iBOT's masked patch loss on global crops.", at_least=0.0, at_most=10.0)
+    ibot_mask_prob: float = _field(0.5, "Share of global crops that are masked.", at_least=0.0, at_most=1.0)
+    ibot_mask_ratio_min: float = _field(0.1, "Least share of masked patches in such a crop.", at_least=0.0, at_most=1.0)
+    ibot_mask_ratio_max: float = _field(0.5, "Greatest share of masked patches in such a crop.", at_least=0.0, at_most=1.0)
+    gram_weight: float = _field(0.0, "Weight of Gram anchoring of patch features.", at_least=0.0, at_most=10.0)
+    gram_from_step: int = _field(0, "Step at which the Gram teacher is taken from the teacher.", at_least=0)
+    gram_refresh_steps: int = _field(0, "Steps between later Gram teachers; 0: the first one stays.", at_least=0)
 
 
 @dataclass
@@ -135,7 +178,10 @@ class Loop:
     """Optimisation, schedules, checkpoints."""
 
     steps: int = _field(120, "Optimizer steps; 0 measures the untrained network.", at_least=0)
-    batch_size: int = _field(24, "Scans a step (each gives all its crops).", at_least=1, at_most=65536)
+    batch_size: int = _field(24, "Scans an optimizer step over all ranks (each gives all its crops).", at_least=1, at_most=65536)
+    micro_batch_size: int | None = _field(
+        None, "Scans at once on one rank, to save memory; the result is that of the whole batch. None: all.", at_least=1
+    )
     lr: float = _field(2e-3, "Peak learning rate.", at_least=0.0, at_most=10.0)
     lr_end: float = _field(1e-6, "Final learning rate.", at_least=0.0, at_most=10.0)
     warmup_steps: int = _field(10, "Steps of linear learning-rate warm-up.", at_least=0)
@@ -143,11 +189,17 @@ class Loop:
     weight_decay_end: float = _field(0.04, "Weight decay at the end (cosine).", at_least=0.0, at_most=10.0)
     ema: float = _field(0.99, "Teacher momentum at the start (cosine to ema_end).", at_least=0.0, at_most=1.0)
     ema_end: float = _field(1.0, "Teacher momentum at the end.", at_least=0.0, at_most=1.0)
-    clip_norm: float = _field(3.0, "Gradient norm clip; 0: off.", at_least=0.0)
+    clip_norm: float = _field(3.0, "Gradient norm clip of each of backbone and heads; 0: off.", at_least=0.0)
+    layer_decay: float = _field(1.0, "Factor of the learning rate from each block to the one before it.", at_least=0.1, at_most=1.0)
+    patch_embedding_lr: float = _field(1.0, "Factor of the patch embedding's learning rate.", at_least=0.0, at_most=10.0)
     freeze_last_layer_steps: int = _field(0, "Steps with a frozen prototype layer.", at_least=0)
-    precision: str = _field("float32", "Arithmetic on CUDA; CPU is always float32.", choices=("float32", "bf16", "fp16"))
+    precision: str = _field(
+        "float32", "Arithmetic: mixed ones on CUDA only, float64 to check equality.", choices=("float32", "bf16", "fp16", "float64")
+    )
+    shard_weights: bool = _field(False, "Over several ranks: FSDP2 instead of DDP.")
     device: str = _field("auto", "Where to train.", choices=("auto", "cpu", "cuda"))
     checkpoint_every_steps: int = _field(20, "Steps between checkpoints; 0: only at the end.", at_least=0)
+    start_from: str | None = _field(None, "Checkpoint of ours whose student starts the run; none: initial weights of the seed.")
     stop_on_collapse: bool = _field(False, "End a trial whose collapse is certain (rule in trainer.measure.collapse).")
 
 

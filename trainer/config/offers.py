@@ -56,7 +56,9 @@ def inert(config: TrainerConfig) -> tuple[str, ...]:
     Two configurations that differ only in inert settings train the same network.
     """
     crops, loss, loop = config.crops, config.loss, config.loop
-    quiet: list[str] = ["expected_trial_s", "preset", "data.cache_dir"]
+    quiet: list[str] = ["expected_trial_s", "preset", "data.cache_dir", "data.cache_limit_gb", "data.prefetch_batches"]
+    # How the step is carried out, not what it computes:
+    quiet += ["loop.micro_batch_size", "loop.shard_weights", "model.compile", "model.checkpoint_activations"]
     weighted = loss.foreground_weighting != "none"
     matched = loss.matching in ("hierarchical", "foreground_only", "background_prototype")
     biased = crops.foreground_crop_prob > 0
@@ -80,6 +82,25 @@ def inert(config: TrainerConfig) -> tuple[str, ...]:
         quiet += ["loss.center_momentum"]
     else:
         quiet += ["loss.sinkhorn_iterations"]
+    if loss.centering != "sinkhorn":
+        quiet += ["loss.sinkhorn_queue"]
+    if loss.ibot_weight == 0:
+        quiet += ["loss.ibot_mask_prob", "loss.ibot_mask_ratio_min", "loss.ibot_mask_ratio_max", "model.ibot_prototypes"]
+    if loss.gram_weight == 0:
+        quiet += ["loss.gram_from_step", "loss.gram_refresh_steps"]
+    if config.model.positions != "rotary":
+        quiet += ["model.positions_unit"]
+    quiet += [
+        f"augment.{name}"
+        for prob, names in {
+            "affine_prob": ("affine_rotation_degrees", "affine_scale"),
+            "window_prob": ("window_shift_hu", "window_stretch"),
+            "gamma_prob": ("gamma",),
+            "blur_prob": ("blur_voxels",),
+        }.items()
+        if getattr(config.augment, prob) == 0
+        for name in names
+    ]
     if loss.teacher_temperature_warmup_steps == 0:
         quiet += ["loss.teacher_temperature_start"]
     if config.data.source == "phantom":
