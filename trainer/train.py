@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from jaxtyping import Float32
+from torch import Tensor
 
 from trainer import checkpoint
-from trainer.config import TrainerConfig, from_mapping
+from trainer.checkpoint import replacing
+from trainer.config import ConfigError, TrainerConfig, from_mapping
 from trainer.data import Batch, Scan, Split, batches, load_scans, split_scans
-from trainer.measure import Probe, TrainMeasures, certain_collapse, classify
-from trainer.model import embed
-from trainer.step import GLOBALS, Learner, NotFinite, StepResult
+from trainer.measure import Probe, TrainMeasures, alarm, certain_collapse, classify
+from trainer.model import embed, embed_patches
+from trainer.numerics import device_of, first_gives, rank, ranks
+from trainer.speed import peak_memory_gib, product_rate, step_flops
+from trainer.step import GLOBALS, Learner, NotFinite, StepResult, of_all_ranks, together
 
 CALIBRATION_BATCHES = 4
 """Training batches from which an untrained network's feature norm learns its statistics."""
@@ -78,39 +83,65 @@ def train(config: Mapping[str, object], run: Run) -> dict[str, float]:
     settings = from_mapping(config)
     device = device_of(settings)
     progress = Progress()
-    with collected_warnings(progress.warnings):
-        scans = load_scans(settings)
-        split = split_scans(settings, len(scans))
-        probe = Probe(scans, split.test if settings.measure.split == "test" else split.select, settings)
-        learner, measures = Learner(settings, device), TrainMeasures(settings, scans)
-        resume(run.directory, settings, learner, measures, progress)
+    with collected_warnings(progress.warnings), together(device):
+        return _train(settings, device, progress, run)
 
-        feed = batches(scans, split.train, settings, progress.step)
+
+def _train(settings: TrainerConfig, device: torch.device, progress: Progress, run: Run) -> dict[str, float]:
+    check_ranks(settings)
+    directory = first_gives(run.directory)
+    scans = load_scans(settings)
+    split = split_scans(settings, len(scans))
+    probe = Probe(scans, split.test if settings.measure.split == "test" else split.select, settings)
+    learner, measures = Learner(settings, device), TrainMeasures(settings, scans)
+    speed = Speed.of(settings, device)
+    if not resume(directory, settings, learner, measures, progress) and settings.loop.start_from is not None:
+        learner.start_from(checkpoint.starting_weights(Path(settings.loop.start_from), settings))
+
+    feed = batches(scans, split.train, settings, progress.step, rank(), ranks())
+    try:
         if settings.loop.steps == 0:
             calibrate(learner, feed)
         while progress.step < settings.loop.steps and progress.stopped is None:
-            advance(learner, measures, progress, feed, settings, run.directory)
+            advance(learner, measures, progress, feed, settings, directory)
             if is_measured(progress.step, settings):
-                metrics = measures.metrics() | loop_measures(progress, settings)
+                metrics = measures.metrics() | loop_measures(progress, settings, speed)
                 progress.history = [*progress.history, metrics][-HISTORY:]
                 if settings.loop.stop_on_collapse:
-                    progress.stopped = certain_collapse(progress.history, progress.step, settings.loop.steps)
+                    progress.stopped = first_gives(certain_collapse(progress.history, progress.step, settings.loop.steps))
                 if progress.step in rungs(settings):
-                    metrics = metrics | probe.measure(embedder(learner))
-                if progress.step < settings.loop.steps and progress.stopped is None and not run.report(progress.step, metrics):
-                    save(run.directory, settings, learner, measures, progress)
+                    metrics = metrics | probed(probe, learner)
+                if progress.step < settings.loop.steps and progress.stopped is None and not told(run, progress.step, metrics):
+                    save(directory, settings, learner, measures, progress)
                     return metrics
             if is_saved(progress.step, settings):
-                save(run.directory, settings, learner, measures, progress)
+                save(directory, settings, learner, measures, progress)
+    finally:
+        feed.close()
 
-        metrics = measures.metrics() | loop_measures(progress, settings) | probe.measure(embedder(learner))
-        save(run.directory, settings, learner, measures, progress)
+    metrics = measures.metrics() | loop_measures(progress, settings, speed) | probed(probe, learner)
+    save(directory, settings, learner, measures, progress)
+    if rank() == 0:
         if settings.measure.record_crops:
             seen = next(batches(scans, split.train, settings, max(progress.step - 1, 0)))
-            write_crops(run.directory, settings, scans, measures, seen)
-        write_summary(run.directory, summary_of(metrics, progress, scans, split))
-        run.report(progress.step, metrics)
+            write_crops(directory, settings, scans, measures, seen)
+        write_summary(directory, summary_of(metrics, progress, scans, split))
+    told(run, progress.step, metrics)
     return metrics
+
+
+def check_ranks(settings: TrainerConfig) -> None:
+    """Raises: ConfigError: The batch cannot be divided among the ranks."""
+    if settings.loop.batch_size % ranks():
+        raise ConfigError(
+            f"loop.batch_size: expected a multiple of the {ranks()} processes but got {settings.loop.batch_size}. "
+            "Each takes an equal share of a step's scans."
+        )
+
+
+def told(run: Run, step: int, metrics: Mapping[str, float]) -> bool:
+    """Report measures, by the first rank alone; whether to go on, the same on every rank."""
+    return first_gives(run.report(step, metrics) if rank() == 0 else True)
 
 
 def advance(
@@ -134,18 +165,29 @@ def advance(
         ) from error
     progress.step += 1
     progress.applied += result.applied
+    batch, result = of_all_ranks(batch, result)
     progress.unmatched_locals += result.unmatched_locals
-    record(measures, batch, result, with_outputs=is_measured(progress.step, settings))
+    record(learner, measures, batch, result, with_outputs=is_measured(progress.step, settings))
     progress.seconds += time.perf_counter() - started
 
 
-def record(measures: TrainMeasures, batch: Batch, result: StepResult, *, with_outputs: bool) -> None:
+def record(learner: Learner, measures: TrainMeasures, batch: Batch, result: StepResult, *, with_outputs: bool) -> None:
     """Hand a step to the training measures; outputs (of the student's global crops) on measuring steps only."""
-    logits = features = ratio = None
-    if with_outputs and result.logits is not None and result.features is not None:
-        logits, features = result.logits.float().cpu().numpy(), result.features.float().cpu().numpy()
-        ratio = batch.ratio[:, :GLOBALS].T.reshape(-1)
-    measures.update(batch, losses=result.losses, student_logits=logits, features=features, ratio=ratio, crop_losses=result.crop_losses)
+    outputs: dict[str, Any] = dict.fromkeys(("student_logits", "features", "ratio"))
+    if with_outputs and result.logits is not None and result.features is not None and result.targets is not None:
+        outputs = {
+            "student_logits": plain(result.logits),
+            "features": plain(result.features),
+            "teacher_probs": plain(result.targets),
+            "prototypes": plain(learner.prototypes()),
+            "ratio": batch.ratio[:, :GLOBALS].T.reshape(-1),
+        }
+    measures.update(batch, losses=result.losses, crop_losses=result.crop_losses, gradient_norms=result.gradient_norms, **outputs)
+
+
+def plain(tensor: Tensor) -> Float32[np.ndarray, "*shape"]:
+    """For numpy."""
+    return tensor.float().cpu().numpy()
 
 
 def calibrate(learner: Learner, feed: Iterator[Batch]) -> None:
@@ -154,27 +196,29 @@ def calibrate(learner: Learner, feed: Iterator[Batch]) -> None:
         learner.calibrate(next(feed))
 
 
-def resume(directory: Path, settings: TrainerConfig, learner: Learner, measures: TrainMeasures, progress: Progress) -> None:
-    """Take up the state of the checkpoint in the directory, if there is one.
+def resume(directory: Path, settings: TrainerConfig, learner: Learner, measures: TrainMeasures, progress: Progress) -> bool:
+    """Take up the state of the checkpoint in the directory; False: there is none.
 
     Raises:
         CheckpointError: It is unreadable or belongs to another configuration.
     """
     state = checkpoint.load(directory, settings, learner.device)
     if state is None:
-        return
+        return False
     learner.load_state_dict(state["learner"])
     measures.load_state_dict(state["measures"])
     earlier = state["progress"].pop("warnings")
     progress.warnings[:] = list(dict.fromkeys([*earlier, *progress.warnings]))
     for name, value in state["progress"].items():
         setattr(progress, name, value)
+    return True
 
 
 def save(directory: Path, settings: TrainerConfig, learner: Learner, measures: TrainMeasures, progress: Progress) -> None:
-    """Keep all that the rest of the run depends on."""
+    """Keep all that the rest of the run depends on. Every rank must call it; the first one writes."""
     state = {"learner": learner.state_dict(), "measures": measures.state_dict(), "progress": asdict(progress)}
-    checkpoint.save(directory, settings, state)
+    if rank() == 0:
+        checkpoint.save(directory, settings, state)
 
 
 def rungs(settings: TrainerConfig) -> set[int]:
@@ -193,17 +237,37 @@ def is_saved(step: int, settings: TrainerConfig) -> bool:
     return every > 0 and step % every == 0 and step < settings.loop.steps
 
 
-def loop_measures(progress: Progress, settings: TrainerConfig) -> dict[str, float]:
+@dataclass(frozen=True)
+class Speed:
+    """What steps are compared with."""
+
+    device: torch.device
+    step_flops: float
+    product_rate: float
+    """Floating-point operations a second of this device's own matrix product, in the precision of training."""
+
+    @classmethod
+    def of(cls, settings: TrainerConfig, device: torch.device) -> Speed:
+        return cls(device, step_flops(settings), product_rate(device, settings.loop.precision))
+
+
+def loop_measures(progress: Progress, settings: TrainerConfig, speed: Speed) -> dict[str, float]:
     """`loop/updates_applied`: updates over steps. `loop/data_fraction`: share of the steps' time spent waiting for data.
 
+    `loop/samples_per_second`: scans. `loop/model_flop_utilisation`: arithmetic of the model over that of the device's own matrix
+    product in the same time, on each rank. `loop/peak_memory_gib`: of the device, on CPU of the process.
     `train/unmatched_locals`: share of local crops without any partner, in [0, 1]. Nothing before the first step.
     """
     if not progress.step:
         return {}
+    steps_per_second = progress.step / max(progress.seconds, 1e-9)
     found = {
         "loop/updates_applied": progress.applied / progress.step,
-        "loop/steps_per_second": progress.step / max(progress.seconds, 1e-9),
+        "loop/steps_per_second": steps_per_second,
+        "loop/samples_per_second": steps_per_second * settings.loop.batch_size,
         "loop/data_fraction": progress.data_seconds / max(progress.seconds, 1e-9),
+        "loop/model_flop_utilisation": steps_per_second * speed.step_flops / ranks() / speed.product_rate,
+        "loop/peak_memory_gib": peak_memory_gib(speed.device),
     }
     if settings.crops.local_crops:
         crops = progress.step * settings.loop.batch_size * settings.crops.local_crops
@@ -211,9 +275,24 @@ def loop_measures(progress: Progress, settings: TrainerConfig) -> dict[str, floa
     return found
 
 
-def embedder(learner: Learner) -> Callable[..., Any]:
-    """The student as the probe sees it: evaluation mode, crops in, features and logits out."""
-    return lambda images: embed(learner.student, images, learner.device)
+def probed(probe: Probe, learner: Learner) -> dict[str, float]:
+    """`probe/` measures of the student in evaluation mode.
+
+    Raises:
+        NonFiniteLoss: Its outputs are not finite, though every loss was.
+    """
+
+    def finite(found: Any) -> Any:
+        if not all(np.isfinite(part).all() for part in (found if isinstance(found, tuple) else (found,))):
+            raise NonFiniteLoss(
+                "expected finite features of held-out crops but the weights overflow. Lower loop.lr, or set loop.clip_norm."
+            )
+        return found
+
+    return probe.measure(
+        lambda images: finite(embed(learner.student, images, learner.device)),
+        lambda images: finite(embed_patches(learner.student, images, learner.device)),
+    )
 
 
 def summary_of(metrics: Mapping[str, float], progress: Progress, scans: Sequence[Scan], split: Split) -> dict[str, object]:
@@ -221,6 +300,7 @@ def summary_of(metrics: Mapping[str, float], progress: Progress, scans: Sequence
     return {
         "collapse": classify({name: value for name, value in metrics.items() if name.startswith("probe/")}),
         "stopped": progress.stopped,
+        "alarm": None if (heard := alarm(progress.history)) is None else asdict(heard),
         "warnings": progress.warnings,
         "scans": {name: [scans[i].name for i in getattr(split, name)] for name in ("train", "select", "test")},
         "torch": torch.__version__,
@@ -247,19 +327,6 @@ def write_crops(directory: Path, settings: TrainerConfig, scans: Sequence[Scan],
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside the wanted one that takes its place when the block ends well."""
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-@contextmanager
 def collected_warnings(into: list[str]) -> Iterator[None]:
     """Whatever the trainer's rooms log as a warning, each text once."""
 
@@ -275,17 +342,3 @@ def collected_warnings(into: list[str]) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(collector)
-
-
-def device_of(settings: TrainerConfig) -> torch.device:
-    """The device that `loop.device` names; `auto` takes CUDA where there is one.
-
-    Raises:
-        ValueError: CUDA is asked for and there is none.
-    """
-    asked = settings.loop.device
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise ValueError("loop.device: expected a CUDA device but torch sees none. Use loop.device=auto, or install a CUDA build of torch.")
-    return torch.device(asked)

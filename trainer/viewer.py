@@ -97,11 +97,23 @@ def _crops(batch: Batch, position: int, config: TrainerConfig) -> list[_Crop]:
     for view in range(2 + min(batch.local_corners.shape[1], LOCALS)):
         ratio, own = float(batch.ratio[position, view]), float(batch.ratio_own[position, view])
         if view < 2:
-            name, corner, size, colour, width, image = "AB"[view], corners[view], big, GLOBALS[view], 3, batch.globals[position, view, 0]
+            name, corner, size, colour, width, image = (
+                "AB"[view],
+                corners[view],
+                big,
+                GLOBALS[view],
+                3,
+                normalise(batch.globals[position, view, 0], config.data),
+            )
             place = ""
         else:
             local = view - 2
-            corner, size, width, image = batch.local_corners[position, local], small, 2, batch.locals[position, local, 0]
+            corner, size, width, image = (
+                batch.local_corners[position, local],
+                small,
+                2,
+                normalise(batch.locals[position, local, 0], config.data),
+            )
             inside = _inside(corner, small, corners, big, int(batch.local_parents[position, local]))
             name, colour = str(local + 1), OUTSIDE if inside is None else GLOBALS[inside]
             place = " in neither" if inside is None else f" in {'AB'[inside]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trainer.data.augment import augment, normalise
 from trainer.data.batches import Batch, batches, cut
+from trainer.data.changes import Changes, draw_changes
 from trainer.data.crops import CropSampler, ScanCrops
 from trainer.data.errors import DataError
 from trainer.data.foreground import Foreground, foreground_mask
@@ -12,6 +13,7 @@ from trainer.data.volumes import Inventory, Scan, Split, data_hash, find_scans, 
 
 __all__ = [
     "Batch",
+    "Changes",
     "CropSampler",
     "DataError",
     "Foreground",
@@ -23,6 +25,7 @@ __all__ = [
     "batches",
     "cut",
     "data_hash",
+    "draw_changes",
     "find_scans",
     "foreground_mask",
     "load_scans",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import queue
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int
+from jaxtyping import Bool, Float32, Float64, Int, Int16, Shaped
 
 from trainer.config import Data, TrainerConfig
-from trainer.data.augment import augment_in_place, normalise_in_place
+from trainer.data.augment import normalise_in_place
+from trainer.data.changes import Changes, draw_changes
 from trainer.data.crops import CropSampler, ScanCrops
 from trainer.data.foreground import Foreground, foreground_mask
 from trainer.data.streams import stream
@@ -35,8 +40,15 @@ class Batch:
     global_iou: Float32[np.ndarray, " batch"]
     local_containment: Float32[np.ndarray, "batch local_views"]
     """Largest share of the local crop that lies inside either global one."""
-    globals: Float32[np.ndarray, "batch 2 1 depth height width"]
-    locals: Float32[np.ndarray, "batch local_views 1 depth height width"]
+    global_edges: Int[np.ndarray, "batch 2"]
+    """Edge that each crop spans, in voxels of its scan."""
+    local_edges: Int[np.ndarray, "batch local_views"]
+    global_changes: Changes
+    """Numbers of augmentation, not yet applied."""
+    local_changes: Changes
+    globals: Int16[np.ndarray, "batch 2 1 depth height width"]
+    """HU, as in the scan."""
+    locals: Int16[np.ndarray, "batch local_views 1 depth height width"]
 
 
 def cut(scan: Scan, corners: Int[np.ndarray, "n 3"], size: int, data: Data) -> Float32[np.ndarray, "n 1 depth height width"]:
@@ -54,91 +66,141 @@ def cut(scan: Scan, corners: Int[np.ndarray, "n 3"], size: int, data: Data) -> F
     return images
 
 
-def _cut_into(images: Float32[np.ndarray, "n 1 depth height width"], scan: Scan, corners: Int[np.ndarray, "n 3"], size: int) -> None:
+def _cut_into(images: Shaped[np.ndarray, "n 1 depth height width"], scan: Scan, corners: Int[np.ndarray, "n 3"], size: int) -> None:
     for image, (d, h, w) in zip(images, corners.tolist(), strict=True):
         image[0] = scan.voxels[d : d + size, h : h + size, w : w + size]
 
 
-def batches(scans: Sequence[Scan], train: Sequence[int], config: TrainerConfig, start_step: int) -> Iterator[Batch]:
-    """Batches from `start_step` on, without end; the same step is the same batch wherever one starts.
+def batches(
+    scans: Sequence[Scan], train: Sequence[int], config: TrainerConfig, start_step: int, rank: int = 0, ranks: int = 1
+) -> Generator[Batch]:
+    """Batches from `start_step` on, without end; the same step is the same batch wherever one starts, and on however many ranks.
+
+    `data.prefetch_batches` of them are prepared ahead by a thread that ends with the generator (`close`).
 
     Args:
         scans: All of them.
-        train: Indices of those to draw from; each is drawn once before any is drawn again.
+        train: Indices of those to draw from; each is drawn once (`data.draws_per_scan` times in a row) before any is drawn again.
         config: Crops, augmentation, batch size and seed.
         start_step: First step, from 0.
+        rank: Which share of each batch to give: the rows from `rank * batch_size / ranks` on.
     """
-    source = _Source(scans, train, config)
-    step = start_step
-    while True:
-        yield source.batch(step)
-        step += 1
+    source = _Source(scans, train, config, rank, ranks)
+    if not config.data.prefetch_batches:
+        step = start_step
+        while True:
+            yield source.batch(step)
+            step += 1
+    yield from _ahead(source, start_step, config.data.prefetch_batches)
+
+
+def _ahead(source: _Source, step: int, count: int) -> Generator[Batch]:
+    ready: queue.Queue[Batch | BaseException] = queue.Queue(count)
+    closed = threading.Event()
+
+    def put(item: Batch | BaseException) -> None:
+        while not closed.is_set():
+            with suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def prepare() -> None:
+        at = step
+        try:
+            while not closed.is_set():
+                put(source.batch(at))
+                at += 1
+        except BaseException as error:  # whatever it is, the consumer hears of it
+            put(error)
+
+    worker = threading.Thread(target=prepare, name="batches", daemon=True)
+    worker.start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        closed.set()
+        with suppress(queue.Empty):
+            ready.get_nowait()
+        worker.join()
+
+
+_HELD_SCANS = 64
+"""Scans whose foreground counts are held at a time."""
 
 
 class _Source:
-    def __init__(self, scans: Sequence[Scan], train: Sequence[int], config: TrainerConfig) -> None:
-        c, m = config.crops, config.measure
+    def __init__(self, scans: Sequence[Scan], train: Sequence[int], config: TrainerConfig, rank: int, ranks: int) -> None:
         self._scans, self._train, self._config = scans, np.asarray(train, dtype=np.int64), config
-        self._yardstick, self._own, self._samplers = {}, {}, {}
-        for index in train:
-            voxels = scans[index].voxels
-            body = Foreground.of(foreground_mask(voxels, "body", m.foreground_threshold))
-            same = c.foreground == "body" and c.foreground_threshold == m.foreground_threshold
-            own = body if same else Foreground.of(foreground_mask(voxels, c.foreground, c.foreground_threshold))
-            self._yardstick[index], self._own[index] = body, own
-            self._samplers[index] = CropSampler(own, c, config.model.patch_size_voxels)
+        share = config.loop.batch_size // ranks
+        self._rows = slice(rank * share, (rank + 1) * share)
+        self._held = lru_cache(_HELD_SCANS)(self._open)
+
+    def _open(self, index: int) -> tuple[Foreground, Foreground, CropSampler]:
+        """Foreground by the yardstick, by the arm's own rule, and the sampler of a scan."""
+        c, m, voxels = self._config.crops, self._config.measure, self._scans[index].voxels
+        body = Foreground.of(foreground_mask(voxels, "body", m.foreground_threshold))
+        same = c.foreground == "body" and c.foreground_threshold == m.foreground_threshold
+        own = body if same else Foreground.of(foreground_mask(voxels, c.foreground, c.foreground_threshold))
+        return body, own, CropSampler(own, c, self._config.model.patch_size_voxels)
 
     def batch(self, step: int) -> Batch:
-        config, c = self._config, self._config.crops
-        order = self._order(step)
-        crops = [self._samplers[s].draw(config.seed, step, position) for position, s in enumerate(order.tolist())]
+        config, c, rows = self._config, self._config.crops, self._rows
+        order = self._order(step)[rows]
+        held = [self._held(index) for index in order.tolist()]
+        crops = [sampler.draw(config.seed, step, rows.start + n) for n, (_, _, sampler) in enumerate(held)]
         global_corners = np.stack([crop.global_corners for crop in crops])
         local_corners = np.stack([crop.local_corners for crop in crops])
+        ratio = self._ratios([body for body, _, _ in held], crops)
+        alike = all(body is own for body, own, _ in held)
         return Batch(
             step=step,
             scan=order,
             global_corners=global_corners,
             local_corners=local_corners,
             local_parents=np.stack([crop.local_parents for crop in crops]),
-            ratio=self._ratios(self._yardstick, order, crops),
-            ratio_own=self._ratios(self._own, order, crops),
+            ratio=ratio,
+            ratio_own=ratio if alike else self._ratios([own for _, own, _ in held], crops),
             violations=np.stack([crop.violations for crop in crops]),
             global_iou=global_iou(global_corners, c.global_size_voxels).astype(np.float32),
             local_containment=local_containment(global_corners, local_corners, c.global_size_voxels, c.local_size_voxels).astype(
                 np.float32
             ),
-            globals=self._images(order, global_corners, c.global_size_voxels, stream(config.seed, step, "augment/global")),
-            locals=self._images(order, local_corners, c.local_size_voxels, stream(config.seed, step, "augment/local")),
+            global_edges=np.full(global_corners.shape[:2], c.global_size_voxels),
+            local_edges=np.full(local_corners.shape[:2], c.local_size_voxels),
+            global_changes=draw_changes(config.seed, step, "global", config.loop.batch_size, 2)[rows],
+            local_changes=draw_changes(config.seed, step, "local", config.loop.batch_size, c.local_crops)[rows],
+            globals=self._images(order, global_corners, c.global_size_voxels),
+            locals=self._images(order, local_corners, c.local_size_voxels),
         )
 
     def _order(self, step: int) -> Int[np.ndarray, " batch"]:
-        """Scans of this step: a window on one endless row of permutations, one an epoch."""
+        """Scans of this step: a window on one endless row of permutations, one an epoch, each place `draws_per_scan` times."""
         size, scans = self._config.loop.batch_size, len(self._train)
-        places = np.arange(step * size, (step + 1) * size)
+        places = np.arange(step * size, (step + 1) * size) // self._config.data.draws_per_scan
         row = np.empty(size, dtype=np.int64)
         for epoch in range(int(places[0]) // scans, int(places[-1]) // scans + 1):
             here = places // scans == epoch
             row[here] = stream(self._config.seed, epoch, "order").permutation(scans)[places[here] % scans]
         return np.asarray(self._train[row])
 
-    def _ratios(
-        self, by: dict[int, Foreground], order: Int[np.ndarray, " batch"], crops: Sequence[ScanCrops]
-    ) -> Float32[np.ndarray, "batch views"]:
+    def _ratios(self, by: Sequence[Foreground], crops: Sequence[ScanCrops]) -> Float32[np.ndarray, "batch views"]:
         c = self._config.crops
         out = np.empty((len(crops), 2 + c.local_crops), dtype=np.float32)
-        for row, scan, crop in zip(out, order.tolist(), crops, strict=True):
-            row[:2] = by[scan].counts(crop.global_corners, c.global_size_voxels) / c.global_size_voxels**3
-            row[2:] = by[scan].counts(crop.local_corners, c.local_size_voxels) / c.local_size_voxels**3
+        for row, foreground, crop in zip(out, by, crops, strict=True):
+            row[:2] = foreground.counts(crop.global_corners, c.global_size_voxels) / c.global_size_voxels**3
+            row[2:] = foreground.counts(crop.local_corners, c.local_size_voxels) / c.local_size_voxels**3
         return out
 
     def _images(
-        self, order: Int[np.ndarray, " batch"], corners: Int[np.ndarray, "batch views 3"], size: int, rng: np.random.Generator
-    ) -> Float32[np.ndarray, "batch views 1 depth height width"]:
-        images = np.empty((*corners.shape[:2], 1, size, size, size), dtype=np.float32)
+        self, order: Int[np.ndarray, " batch"], corners: Int[np.ndarray, "batch views 3"], size: int
+    ) -> Int16[np.ndarray, "batch views 1 depth height width"]:
+        images = np.empty((*corners.shape[:2], 1, size, size, size), dtype=np.int16)
         for views, scan, at in zip(images, order.tolist(), corners, strict=True):
             _cut_into(views, self._scans[scan], at, size)
-        normalise_in_place(images, self._config.data)
-        augment_in_place(images.reshape(-1, 1, size, size, size), rng, self._config.augment)
         return images
 
 

@@ -2,8 +2,10 @@
 
 from trainer.loss.centering import Centering, sinkhorn, softmax_centered
 from trainer.loss.dino import dino_loss, pair_losses, view_losses, weighted_mean
-from trainer.loss.koleo import koleo_loss
-from trainer.loss.matching import Geometry, match, needs_local_teacher, reserves_background, unmatched_locals
+from trainer.loss.gram import gram_loss
+from trainer.loss.ibot import draw_masks, ibot_loss
+from trainer.loss.koleo import koleo_loss, koleo_over_ranks
+from trainer.loss.matching import Geometry, match, needs_local_teacher, reserves_background, teacher_ratio, unmatched_locals
 from trainer.loss.weighting import batch_scale, pair_ratio, weight
 
 __all__ = [
@@ -11,7 +13,11 @@ __all__ = [
     "Geometry",
     "batch_scale",
     "dino_loss",
+    "draw_masks",
+    "gram_loss",
+    "ibot_loss",
     "koleo_loss",
+    "koleo_over_ranks",
     "match",
     "needs_local_teacher",
     "pair_losses",
@@ -19,6 +25,7 @@ __all__ = [
     "reserves_background",
     "sinkhorn",
     "softmax_centered",
+    "teacher_ratio",
     "unmatched_locals",
     "view_losses",
     "weight",

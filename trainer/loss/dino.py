@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trainer.numerics import at_least_single, ranks, total
+
 
 def pair_losses(
     student_logits: Float[Tensor, "student_views batch prototypes"],
@@ -13,28 +15,28 @@ def pair_losses(
     *,
     student_temp: float,
 ) -> Float[Tensor, "teacher_views student_views batch"]:
-    """Cross-entropy of every (teacher view, student view, scan), in nats; softmax in float32.
+    """Cross-entropy of every (teacher view, student view, scan), in nats; softmax at least in float32.
 
     Args:
         student_logits: Before softmax; gradients flow.
         teacher_probs: Sums to 1 over prototypes; detached.
     """
-    log_probs = torch.log_softmax(student_logits.float() / student_temp, dim=-1)
-    return -torch.einsum("tbk,sbk->tsb", teacher_probs.detach().float(), log_probs)
+    log_probs = torch.log_softmax(at_least_single(student_logits) / student_temp, dim=-1)
+    return -torch.einsum("tbk,sbk->tsb", teacher_probs.detach().to(log_probs.dtype), log_probs)
 
 
 def weighted_mean(
     losses: Float[Tensor, "teacher_views student_views batch"], pair_weights: Float[Tensor, "teacher_views student_views batch"]
 ) -> Float[Tensor, ""]:
-    """Mean of the pairs' losses by weight.
+    """Mean of the pairs' losses by weight; over several ranks this rank's share of it (see trainer.numerics).
 
     Raises:
         ValueError: All pair weights are 0.
     """
-    total = pair_weights.sum()
-    if total <= 0:
+    weights = total(pair_weights.sum())
+    if weights <= 0:
         raise ValueError("dino_loss: expected a pair with a positive weight but got none. Skip the batch, or weaken weighting or matching.")
-    return (losses * pair_weights).sum() / total
+    return (losses * pair_weights).sum() / weights * ranks()
 
 
 def dino_loss(

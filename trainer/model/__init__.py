@@ -1,7 +1,23 @@
-"""The 3-D vision transformer, its DINO head, and the EMA teacher."""
+"""The 3-D vision transformer, its heads, and the EMA teacher."""
 
-from trainer.model.network import DinoNet, build, decay_groups, embed
+from trainer.model.groups import parameter_groups
+from trainer.model.heads import Projection
+from trainer.model.network import DinoNet, build, embed, embed_patches, feature_dim, pooled, spacing_mm
 from trainer.model.teacher import ema_update, teacher_of
-from trainer.model.vit3d import Vit3d
+from trainer.model.vit3d import Tokens, Vit3d
 
-__all__ = ["DinoNet", "Vit3d", "build", "decay_groups", "ema_update", "embed", "teacher_of"]
+__all__ = [
+    "DinoNet",
+    "Projection",
+    "Tokens",
+    "Vit3d",
+    "build",
+    "ema_update",
+    "embed",
+    "embed_patches",
+    "feature_dim",
+    "parameter_groups",
+    "pooled",
+    "spacing_mm",
+    "teacher_of",
+]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 
-from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+import torch
+from torch import Tensor, nn
 
 from trainer.model.network import DinoNet
 
@@ -15,12 +15,17 @@ def teacher_of(student: DinoNet) -> DinoNet:
     return copy.deepcopy(student).requires_grad_(False)
 
 
+@torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum teacher + (1 - momentum) student, parameters only.
 
-    Buffers stay: the teacher normalises features by its own batches.
+    Buffers stay: the teacher normalises features by its own batches. Sharded weights move shard by shard.
 
     Source: Caron et al. 2021, arXiv 2104.14294, section 3.1.
     """
-    average = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]  # one fused loop over all tensors
-    average([p.data for p in teacher.parameters()], [p.data for p in student.parameters()], 0)
+    torch._foreach_lerp_([_own(p) for p in teacher.parameters()], [_own(p) for p in student.parameters()], 1 - momentum)
+
+
+def _own(parameter: nn.Parameter) -> Tensor:
+    own: Tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter.data
+    return own

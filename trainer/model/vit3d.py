@@ -1,20 +1,37 @@
-"""A pre-norm vision transformer on cubes.
+"""A pre-norm vision transformer on cubes. Crops of several sizes go through in one pass: their tokens lie packed in one row for
+all that acts token by token, and only attention looks at each size apart.
 
 Source: Dosovitskiy et al. 2020, arXiv 2010.11929; registers: Darcet et al. 2023, arXiv 2309.16588;
-LayerScale: Touvron et al. 2021, arXiv 2103.17239.
+LayerScale: Touvron et al. 2021, arXiv 2103.17239; drop path: Huang et al. 2016, arXiv 1603.09382.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trainer.config import Model
-from trainer.model.positions import patch_coordinates, rotary_table, rotate
+from trainer.model.positions import MM_PER_UNIT, patch_coordinates, rotary_table, rotate
 
-Rotary = tuple[Float[Tensor, "tokens head_dim"], Float[Tensor, "tokens head_dim"]]
+Rotary = tuple[Float[Tensor, "*crops tokens head_dim"], Float[Tensor, "*crops tokens head_dim"]]
+Packed = Float[Tensor, "packed dim"]
+FEW_TOKENS = 64
+Shape = tuple[int, int]
+"""Crops of a size, and tokens of each."""
+
+
+class Tokens(NamedTuple):
+    """What the backbone says of crops of one size, after the last norm (a tuple, in which sharding finds the tensors)."""
+
+    cls: Float[Tensor, "crops dim"] | None
+    patches: Float[Tensor, "crops tokens dim"]
 
 
 def patchify(images: Float[Tensor, "batch 1 depth height width"], patch: int) -> Float[Tensor, "batch tokens voxels"]:
@@ -25,25 +42,44 @@ def patchify(images: Float[Tensor, "batch 1 depth height width"], patch: int) ->
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; patch tokens turn by their positions, CLS and registers do not."""
+    """Multi-head self-attention within each crop; patch tokens turn by their positions, CLS and registers do not.
+
+    Keys have no bias: it would raise all of a query's scores alike, which softmax does not see, so that only rounding would move it.
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2; biases as in Bao et al. 2021 (BEiT), arXiv 2106.08254.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.query_bias, self.value_bias = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"], rotary: Rotary | None) -> Float[Tensor, "batch tokens dim"]:
-        batch, tokens, dim = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        if rotary is None:
-            q, k, v = qkv.unbind(0)
-        else:
-            q, k = rotate(qkv[:2], rotary[0].to(x.dtype), rotary[1].to(x.dtype)).unbind(0)
-            v = qkv[2]
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, tokens, dim))
+    def forward(self, x: Packed, shapes: Sequence[Shape], rotaries: Sequence[Rotary | None]) -> Packed:
+        bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
+        rows = torch.split(F.linear(x, self.qkv.weight, bias), [crops * tokens for crops, tokens in shapes])
+        mixed = [self._attend(qkv, shape, rotary) for qkv, shape, rotary in zip(rows, shapes, rotaries, strict=True)]
+        out: Tensor = self.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
         return out
+
+    def _attend(self, qkv: Float[Tensor, "packed three_dims"], shape: Shape, rotary: Rotary | None) -> Packed:
+        crops, tokens = shape
+        q_and_k, v = qkv.view(crops, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).contiguous().tensor_split([2])
+        if rotary is not None:
+            q_and_k = rotate(q_and_k, *(table.to(qkv.dtype).unsqueeze(-3) for table in rotary))
+        mixed = _mix(q_and_k[0], q_and_k[1], v[0])
+        return mixed.transpose(1, 2).reshape(crops * tokens, -1)
+
+
+def _mix(
+    q: Float[Tensor, "crops heads tokens d"], k: Float[Tensor, "crops heads tokens d"], v: Float[Tensor, "crops heads tokens d"]
+) -> Float[Tensor, "crops heads tokens d"]:
+    """softmax(q k' / sqrt d) v. On CPU the fused kernel takes about twice as long as plain products while tokens are few."""
+    if q.device.type != "cpu" or q.shape[2] > FEW_TOKENS:
+        return F.scaled_dot_product_attention(q, k, v)
+    share = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1)
+    return share @ v
 
 
 class Block(nn.Module):
@@ -60,50 +96,94 @@ class Block(nn.Module):
         self.scale_attention = nn.Parameter(torch.empty(config.dim)) if scaled else None
         self.scale_mlp = nn.Parameter(torch.empty(config.dim)) if scaled else None
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"], rotary: Rotary | None) -> Float[Tensor, "batch tokens dim"]:
-        mixed = self.attention(self.norm_attention(x), rotary)
-        x = x + (mixed if self.scale_attention is None else mixed * self.scale_attention)
-        changed: Tensor = self.mlp(self.norm_mlp(x))
-        return x + (changed if self.scale_mlp is None else changed * self.scale_mlp)
+    def forward(
+        self, x: Packed, shapes: Sequence[Shape], rotaries: Sequence[Rotary | None], keep: Float[Tensor, "2 packed"] | None
+    ) -> Packed:
+        mixed = self.attention(self.norm_attention(x), shapes, rotaries)
+        x = x + _scaled(mixed, self.scale_attention, None if keep is None else keep[0])
+        return x + _scaled(self.mlp(self.norm_mlp(x)), self.scale_mlp, None if keep is None else keep[1])
+
+
+def _scaled(branch: Packed, scale: Float[Tensor, " dim"] | None, keep: Float[Tensor, " packed"] | None) -> Packed:
+    branch = branch if scale is None else branch * scale
+    return branch if keep is None else branch * keep[:, None].to(branch.dtype)
 
 
 class Vit3d(nn.Module):
-    """Cubes of any edge that is a multiple of the patch -> one feature vector each.
+    """Cubes of any edge that is a multiple of the patch -> tokens.
 
     Args:
-        config: Width, depth, heads, positions, pooling, registers.
-        global_size: Edge of a global crop in voxels: the yardstick of positions in every crop.
+        config: Width, depth, heads, positions, registers.
+        global_size: Edge of a global crop in voxels: the yardstick of positions in `crop` units.
+        spacing_mm: Edge of a voxel, for positions in millimetres.
+        masks: Whether patches may be masked (iBOT).
     """
 
-    def __init__(self, config: Model, global_size: int) -> None:
+    def __init__(self, config: Model, global_size: int, spacing_mm: float = 1.0, *, masks: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.global_size = global_size
+        self.global_size, self.spacing_mm = global_size, spacing_mm
         grid = global_size // config.patch_size_voxels
         self.patch_embedding = nn.Linear(config.patch_size_voxels**3, config.dim)
-        extra = config.registers + (config.pooling == "cls")
+        extra = config.registers + (config.pooling != "mean")
         self.extra_tokens = nn.Parameter(torch.empty(extra, config.dim)) if extra else None
+        self.mask_token = nn.Parameter(torch.empty(config.dim)) if masks else None
         self.positions = nn.Parameter(torch.empty(config.dim, grid, grid, grid)) if config.positions == "learned" else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.dim)
+        # Feature normalisation takes away any scale and shift of a feature, so that only rounding would move them before it.
+        self.norm = nn.LayerNorm(config.dim, elementwise_affine=config.feature_norm == "none")
         self._rotary: dict[tuple[int, torch.device], Rotary] = {}
 
-    def forward(self, images: Float[Tensor, "batch 1 depth height width"]) -> Float[Tensor, "batch dim"]:
-        patches = patchify(images, self.config.patch_size_voxels)
-        grid = images.shape[-1] // self.config.patch_size_voxels
-        x = self.patch_embedding(patches)
+    def forward(
+        self,
+        groups: Sequence[Float[Tensor, "crops 1 edge edge edge"]],
+        *,
+        mask: Bool[Tensor, "crops tokens"] | None = None,
+        keep: Float[Tensor, "depth 2 all_crops"] | None = None,
+        edges_mm: Sequence[Float[Tensor, " crops"]] | None = None,
+    ) -> list[Tokens]:
+        """One pass over crops of several sizes.
+
+        Args:
+            groups: Crops of one size each.
+            mask: Patches of the first group that the mask token replaces.
+            keep: Factor of each residual branch for each crop of all groups: 0 skips it, 1 / (1 - p) makes up for skipping.
+            edges_mm: What each crop spans, for positions in mm; none: its voxels times the spacing.
+        """
+        extra = 0 if self.extra_tokens is None else len(self.extra_tokens)
+        rows, shapes, rotaries = [], [], []
+        for number, images in enumerate(groups):
+            tokens = self._tokens(images, mask if number == 0 else None)
+            rows.append(tokens.flatten(0, 1))
+            shapes.append((tokens.shape[0], tokens.shape[1]))
+            rotaries.append(self._turns(images, None if edges_mm is None else edges_mm[number]))
+        x = rows[0] if len(rows) == 1 else torch.cat(rows)
+        spread = None if keep is None else _spread(keep, shapes)
+        for depth, block in enumerate(self.blocks):
+            kept = None if spread is None else spread[depth]
+            if self.config.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, shapes, rotaries, kept, use_reentrant=False)
+            else:
+                x = block(x, shapes, rotaries, kept)
+        parts = [
+            part.view(*shape, -1) for part, shape in zip(torch.split(x, [crops * tokens for crops, tokens in shapes]), shapes, strict=True)
+        ]
+        # Normalised apart, so that no output is a view of another: sharding watches outputs.
+        cls = [None if self.config.pooling == "mean" else self.norm(part[:, 0]) for part in parts]
+        return [Tokens(first, self.norm(part[:, extra:])) for first, part in zip(cls, parts, strict=True)]
+
+    def _tokens(
+        self, images: Float[Tensor, "crops 1 edge edge edge"], mask: Bool[Tensor, "crops tokens"] | None
+    ) -> Float[Tensor, "crops tokens dim"]:
+        x: Tensor = self.patch_embedding(patchify(images, self.config.patch_size_voxels))
+        if mask is not None:
+            assert self.mask_token is not None
+            x = torch.where(mask[..., None], self.mask_token.to(x.dtype), x)
         if self.positions is not None:
-            x = x + self._learned(grid)
-        extra = 0
+            x = x + self._learned(images.shape[-1] // self.config.patch_size_voxels)
         if self.extra_tokens is not None:
-            extra = len(self.extra_tokens)
             x = torch.cat([self.extra_tokens.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
-        rotary = self._table(grid, x.device) if self.positions is None else None
-        for block in self.blocks:
-            x = block(x, rotary)
-        if self.config.pooling == "cls":
-            return self.norm(x[:, 0])  # type: ignore[no-any-return]
-        return self.norm(x[:, extra:]).mean(dim=1)  # type: ignore[no-any-return]
+        return x
 
     def _learned(self, grid: int) -> Float[Tensor, "tokens dim"]:
         """Learned positions of the global grid, resized trilinearly to this crop's grid."""
@@ -113,12 +193,29 @@ class Vit3d(nn.Module):
             table = F.interpolate(table[None], size=(grid, grid, grid), mode="trilinear", align_corners=False)[0]
         return table.flatten(1).T
 
-    def _table(self, grid: int, device: torch.device) -> Rotary:
-        """Rotary tables of a grid, computed once; CLS and registers come first and do not turn."""
-        if (grid, device) not in self._rotary:
-            coordinates = patch_coordinates(grid, self.config.patch_size_voxels, self.global_size)
-            still = 0 if self.extra_tokens is None else len(self.extra_tokens)
-            coordinates = torch.cat([torch.zeros(still, 3), coordinates])
-            cosine, sine = rotary_table(coordinates, self.config.dim // self.config.heads)
-            self._rotary[grid, device] = (cosine.to(device), sine.to(device))
-        return self._rotary[grid, device]
+    def _turns(self, images: Float[Tensor, "crops 1 edge edge edge"], edges_mm: Float[Tensor, " crops"] | None) -> Rotary | None:
+        """Rotary tables: one for all crops of a size, or one for each where they span different millimetres."""
+        if self.positions is not None:
+            return None
+        edge, device = images.shape[-1], images.device
+        if self.config.positions_unit == "mm" and edges_mm is not None:
+            return self._table(edge, edges_mm.double() / 2 / MM_PER_UNIT)
+        if (edge, device) not in self._rotary:
+            unit = self.global_size / 2 if self.config.positions_unit == "crop" else MM_PER_UNIT / self.spacing_mm
+            cosine, sine = self._table(edge, torch.tensor(edge / 2 / unit, dtype=torch.float64))
+            self._rotary[edge, device] = (cosine.to(device), sine.to(device))
+        return self._rotary[edge, device]
+
+    def _table(self, edge: int, half_extent: Float[Tensor, "*crops"]) -> Rotary:
+        coordinates = patch_coordinates(edge // self.config.patch_size_voxels, half_extent)
+        if self.extra_tokens is not None:  # CLS and registers come first and do not turn
+            coordinates = F.pad(coordinates, (0, 0, len(self.extra_tokens), 0))
+        return rotary_table(coordinates, self.config.dim // self.config.heads)
+
+
+def _spread(keep: Float[Tensor, "depth 2 all_crops"], shapes: Sequence[Shape]) -> Float[Tensor, "depth 2 packed"]:
+    """A crop's factor for each of its tokens."""
+    starts = [0, *itertools.accumulate(crops for crops, _ in shapes)]
+    return torch.cat(
+        [keep[..., a:b].repeat_interleave(tokens, dim=-1) for a, b, (_, tokens) in zip(starts, starts[1:], shapes, strict=False)], dim=-1
+    )

@@ -114,16 +114,16 @@ def test_a_centre_updated_before_it_is_applied_is_told_apart() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sinkhorn", "softmax"])
-def test_background_crops_take_the_reserved_prototype_and_foreground_crops_share_the_others(kind: str) -> None:
+def test_foreground_crops_are_balanced_among_themselves_over_all_prototypes_but_the_last(kind: str) -> None:
     logits = cosines(4, samples=6, prototypes=5)
-    background = torch.tensor([True, False, False, True, False, False])
+    foreground = torch.tensor([False, True, True, False, True, True])
     centering = Centering(Loss(centering=kind), 5, CPU)
-    found = centering.targets(logits, 0.1, background)
-    rows = [row[:-1] for row, is_background in zip(logits.tolist(), background.tolist(), strict=True) if not is_background]
+    found = centering.targets(logits, 0.1, foreground)
+    rows = [row[:-1] for row, is_foreground in zip(logits.tolist(), foreground.tolist(), strict=True) if is_foreground]
     expected = naive_sinkhorn(rows, 0.1, 3) if kind == "sinkhorn" else [naive_softmax(row, [0.0] * 4, 0.1) for row in rows]
-    assert torch.equal(found[background], torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]] * 2))
-    assert torch.allclose(found[~background, :-1], torch.tensor(expected), atol=1e-5)
-    assert torch.equal(found[~background, -1], torch.zeros(4))
+    assert not found[~foreground].any()
+    assert torch.allclose(found[foreground, :-1], torch.tensor(expected), atol=1e-5)
+    assert torch.equal(found[foreground, -1], torch.zeros(4))
     if kind == "softmax":
         assert torch.allclose(centering.center[:-1], 0.1 * torch.tensor(rows).mean(0), atol=1e-6)
         assert centering.center[-1] == 0
@@ -132,6 +132,44 @@ def test_background_crops_take_the_reserved_prototype_and_foreground_crops_share
 @pytest.mark.parametrize("kind", ["sinkhorn", "softmax"])
 def test_a_batch_of_background_alone_leaves_the_centre_as_it_was(kind: str) -> None:
     centering = Centering(Loss(centering=kind), 4, CPU)
-    found = centering.targets(cosines(5), 0.1, torch.ones(6, dtype=torch.bool))
-    assert torch.equal(found.argmax(1), torch.full((6,), 3))
+    assert not centering.targets(cosines(5), 0.1, torch.zeros(6, dtype=torch.bool)).any()
     assert torch.equal(centering.center, torch.zeros(4))
+
+
+def check_queue(targets: Callable[[Centering, Tensor], Tensor]) -> None:
+    """Step n is balanced together with the two steps before it, newest first, and only its own rows are given."""
+    centering = Centering(Loss(), 4, CPU, queue=2)
+    steps = [cosines(seed) for seed in range(5)]
+    for n, logits in enumerate(steps):
+        together = [row for past in [logits, *reversed(steps[max(n - 2, 0) : n])] for row in past.tolist()]
+        expected = naive_sinkhorn(together, 0.1, 3)[: len(logits)]
+        assert torch.allclose(targets(centering, logits), torch.tensor(expected), atol=1e-5)
+
+
+def test_sinkhorn_balances_past_steps_of_the_queue_too() -> None:
+    check_queue(lambda centering, logits: centering.targets(logits, 0.1))
+
+
+def test_a_queue_that_is_not_read_is_told_apart() -> None:
+    with pytest.raises(AssertionError):
+        check_queue(lambda _, logits: Centering(Loss(), 4, CPU).targets(logits, 0.1))
+
+
+def test_the_queue_raises_the_bound_on_how_much_of_a_crop_goes_to_one_prototype() -> None:
+    """Of B crops and K prototypes a crop gives one at most B / K; with a queue the columns count that are balanced in all."""
+    config = Loss(sinkhorn_iterations=50)
+    alone, queued = Centering(config, 32, CPU), Centering(config, 32, CPU, queue=4)
+    for seed in range(5):
+        logits = cosines(seed, samples=8, prototypes=32)
+        found = alone.targets(logits, 0.02), queued.targets(logits, 0.02)
+    assert found[0].max() <= 8 / 32 + 1e-2
+    assert found[1].max() > 0.5
+
+
+def test_a_centering_goes_on_from_its_state() -> None:
+    for config, queue in ((Loss(), 2), (Loss(centering="softmax"), 0)):
+        first, second = (Centering(config, 4, CPU, queue=queue) for _ in range(2))
+        for seed in range(3):
+            first.targets(cosines(seed), 0.1)
+        second.load_state_dict(first.state_dict())
+        assert torch.equal(first.targets(cosines(9), 0.1), second.targets(cosines(9), 0.1))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.config import Model, TrainerConfig
-from trainer.model import build, decay_groups, ema_update, embed, teacher_of
+from trainer.model import build, ema_update, embed, embed_patches, parameter_groups, teacher_of
 from trainer.model.heads import FeatureNorm
 
 
@@ -146,12 +146,57 @@ def test_orthogonal_heads_have_orthogonal_prototypes() -> None:
 
 
 def test_weight_decay_spares_biases_norms_and_every_other_vector() -> None:
-    net = build(tiny(layer_scale=0.1))
-    decayed, spared = (group["params"] for group in decay_groups(net))
+    config = tiny(layer_scale=0.1)
+    net = build(config)
     names = {id(p): name for name, p in net.named_parameters()}
-    assert len(decayed) + len(spared) == len(names)
-    assert all(names[id(p)].endswith("bias") or ".norm" in names[id(p)] or "scale_" in names[id(p)] for p in spared)
-    assert all(names[id(p)].endswith(("weight", "prototypes")) and ".norm" not in names[id(p)] for p in decayed)
+    groups = parameter_groups(net, config)
+    decayed = [names[id(p)] for group in groups if group["decays"] for p in group["params"]]
+    spared = [names[id(p)] for group in groups if not group["decays"] for p in group["params"]]
+    assert sorted(decayed + spared) == sorted(names.values())
+    assert all(name.endswith("bias") or ".norm" in name or "scale_" in name for name in spared)
+    assert all(name.endswith(("weight", "prototypes")) and ".norm" not in name for name in decayed)
+
+
+def test_learning_rates_decay_from_the_head_down_to_the_patches() -> None:
+    config = tiny(depth=3, pooling="cls", positions="learned", feature_norm="none")
+    config.loop.layer_decay, config.loop.patch_embedding_lr = 0.5, 0.2
+    net = build(config)
+    factors = {id(p): group["lr_factor"] for group in parameter_groups(net, config) for p in group["params"]}
+    found = {name: factors[id(p)] for name, p in net.named_parameters()}
+    expected = {
+        "dino_head.prototypes": 1.0,
+        "backbone.norm.weight": 1.0,
+        "backbone.blocks.2.mlp.0.weight": 0.5,
+        "backbone.blocks.1.norm_mlp.bias": 0.25,
+        "backbone.blocks.0.attention.qkv.weight": 0.125,
+        "backbone.extra_tokens": 0.0625,
+        "backbone.positions": 0.0625,
+        "backbone.patch_embedding.weight": 0.0125,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_both_pools_cls_and_the_mean_of_patches() -> None:
+    net = build(tiny(pooling="both"))
+    net.eval()
+    crops = torch.from_numpy(images(3))
+    tokens = net.backbone([crops])[0]
+    assert tokens.cls is not None
+    assert net.features(crops).shape == (3, 48)
+    assert torch.allclose(net.features(crops), torch.cat([tokens.cls, tokens.patches.mean(1)], dim=1))
+    assert net.head(net.features(crops)).shape == (3, 6)
+
+
+def test_patch_features_lie_where_the_patches_lie() -> None:
+    net = build(tiny(depth=1))
+    with torch.no_grad():
+        net.backbone.blocks[0].attention.out.weight.zero_()  # patches then do not see each other
+    plain = images(1) * 0
+    lit = plain.copy()
+    lit[0, 0, 4:8, 8:12, 12:16] = 3.0
+    cpu = torch.device("cpu")
+    moved = np.abs(embed_patches(net, lit, cpu) - embed_patches(net, plain, cpu)).max(axis=-1)[0]
+    assert np.argwhere(moved > 1e-6).tolist() == [[1, 2, 3]]
 
 
 def check_ema(update: Callable[[Any, Any, float], None]) -> None:

@@ -57,7 +57,7 @@ def test_patch_embedding_equals_a_convolution() -> None:
 
 def test_one_voxel_is_one_distance_in_both_crop_sizes() -> None:
     """A local crop in the middle of a global one has the coordinates of the patches it covers."""
-    in_global, in_local = patch_coordinates(4, 8, 32), patch_coordinates(2, 8, 32)
+    in_global, in_local = patch_coordinates(4, 1.0), patch_coordinates(2, 0.5)
     middle = in_global.reshape(4, 4, 4, 3)[1:3, 1:3, 1:3].reshape(-1, 3)
     assert torch.allclose(in_local, middle)
     assert in_global.abs().max() == pytest.approx(0.75)
@@ -106,24 +106,29 @@ def test_rotated_products_depend_on_the_offset_alone() -> None:
 def test_attention_equals_the_loop_over_heads() -> None:
     attention = Attention(12, 2)
     x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        attention.query_bias += torch.arange(12)
+        attention.value_bias -= torch.arange(12)
     q, k, v = attention.qkv(x).split(12, dim=-1)
+    q, v = q + torch.arange(12), v - torch.arange(12)
     mixed = torch.zeros(2, 5, 12)
     for b, head in itertools.product(range(2), range(2)):
         channels = slice(6 * head, 6 * head + 6)
         scores = torch.softmax(q[b, :, channels] @ k[b, :, channels].T / math.sqrt(6), dim=-1)
         mixed[b, :, channels] = scores @ v[b, :, channels]
-    assert torch.allclose(attention(x, None), attention.out(mixed), atol=1e-5)
+    found = attention(x.flatten(0, 1), [(2, 5)], [None]).view(2, 5, 12)
+    assert torch.allclose(found, attention.out(mixed), atol=1e-5)
 
 
 @pytest.mark.parametrize("positions", ["rotary", "learned"])
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "both"])
 @pytest.mark.parametrize("registers", [0, 3])
 @pytest.mark.parametrize("layer_scale", [None, 0.1])
 def test_every_shape_of_the_model_reads_both_crop_sizes(positions: str, pooling: str, registers: int, layer_scale: float | None) -> None:
     net = build(tiny(positions=positions, pooling=pooling, registers=registers, layer_scale=layer_scale))
     for edge in (16, 8):
         features = net.features(cubes(edge))
-        assert features.shape == (2, 24)
+        assert features.shape == (2, 48 if pooling == "both" else 24)
         assert torch.isfinite(features).all()
         assert net.head(features).shape == (2, 6)
     net.head(net.features(cubes(16))).square().mean().backward()
@@ -147,4 +152,66 @@ def test_layer_scale_of_zero_makes_blocks_the_identity() -> None:
     backbone = build(config).backbone
     image = cubes(8)
     expected = backbone.norm(backbone.patch_embedding(patchify(image, 4))).mean(1)
-    assert torch.allclose(backbone(image), expected, atol=1e-6)
+    assert torch.allclose(backbone([image])[0].patches.mean(1), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_packed_crops_of_two_sizes_read_as_each_size_alone(positions: str, pooling: str) -> None:
+    backbone = build(tiny(positions=positions, pooling=pooling, registers=1, layer_scale=0.5)).backbone
+    large, small = cubes(16, 3), cubes(8, 5, seed=1)
+    together = backbone([large, small])
+    for found, alone in zip(together, (backbone([large])[0], backbone([small])[0]), strict=True):
+        assert torch.allclose(found.patches, alone.patches, atol=1e-5)
+        assert (found.cls is None) == (alone.cls is None)
+        if found.cls is not None:
+            assert torch.allclose(found.cls, alone.cls, atol=1e-5)
+
+
+def test_recomputed_activations_give_the_same_gradient() -> None:
+    gradients = []
+    for again in (False, True):
+        net = build(tiny(checkpoint_activations=again))
+        net.features(cubes(16)).square().sum().backward()
+        gradients.append([p.grad for p in net.backbone.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+def test_a_masked_patch_reads_as_the_mask_token() -> None:
+    config = tiny()
+    config.loss.ibot_weight = 1.0
+    backbone = build(config).backbone
+    mask = torch.zeros(2, 64, dtype=torch.bool)
+    mask[0, 5] = mask[1, 60] = True
+    image, other = cubes(16), cubes(16)
+    other[0, 0, 0:4, 4:8, 4:8] = 7.0  # patch 5 of the first crop
+    other[1, 0, 12:16, 12:16, 0:4] = 7.0  # patch 60 of the second
+    assert not torch.allclose(backbone([image])[0].patches, backbone([other])[0].patches, atol=1e-3)
+    assert torch.allclose(backbone([image], mask=mask)[0].patches, backbone([other], mask=mask)[0].patches, atol=1e-5)
+
+
+def test_drop_path_skips_the_branches_of_single_crops_and_keeps_the_expectation() -> None:
+    backbone = build(tiny(depth=1)).backbone
+    image = cubes(16, 3)
+    keep = torch.ones(1, 2, 3)
+    keep[0, :, 1] = 0.0
+    found = backbone([image], keep=keep)[0].patches
+    plain = backbone([image])[0].patches
+    skipped = backbone.norm(backbone.patch_embedding(patchify(image, 4)))
+    assert torch.allclose(found[[0, 2]], plain[[0, 2]], atol=1e-5)
+    assert torch.allclose(found[1], skipped[1], atol=1e-5)
+
+
+def test_positions_in_mm_depend_on_what_a_crop_spans() -> None:
+    """Twice the millimetres are the positions of a crop twice as large; without positions both would read the same."""
+    config = tiny(positions_unit="mm")
+    config.data.phantom.spacing_mm = 5.0
+    backbone = build(config).backbone
+    image = cubes(16)
+    nominal = backbone([image])[0].patches
+    assert torch.allclose(backbone([image], edges_mm=[torch.tensor([80.0, 80.0])])[0].patches, nominal, atol=1e-5)
+    wide = backbone([image], edges_mm=[torch.tensor([80.0, 160.0])])[0].patches
+    assert torch.allclose(wide[0], nominal[0], atol=1e-5)
+    assert not torch.allclose(wide[1], nominal[1], atol=1e-3)
+    config.data.phantom.spacing_mm = 10.0
+    assert torch.allclose(build(config).backbone([image])[0].patches[1], wide[1], atol=1e-5)

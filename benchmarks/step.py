@@ -1,0 +1,96 @@
+"""Steps a second of `phantom_cpu` now and at an earlier commit of this repository, alternating, in one run.
+
+    python benchmarks/step.py [--before COMMIT] [--repetitions N] [--steps N]
+
+Each repetition is a process of its own that trains the preset (default arm, and the healthy one) for some steps; the rate is that of
+`loop/steps_per_second` of the trainer's report: data, update and training measures. The earlier code is checked out into a
+temporary folder. Results with date and machine are kept in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TAKEN_UP = "1eab204"
+"""The last commit before the trainer was rewritten for the full recipe."""
+ARMS = {
+    "baseline": {},
+    "healthy": {"crops.min_global_overlap": 0.3, "crops.localcrops_subset_of_globalcrops": True},
+}
+
+CHILD = """
+import json, sys
+from pathlib import Path
+import torch
+from trainer.train import train
+class Run:
+    def __init__(self, directory): self.directory, self.last = Path(directory), {}
+    def report(self, step, metrics): self.last = metrics; return True
+asked = json.loads(sys.argv[1])
+torch.set_num_threads(asked["threads"])
+run = Run(asked["directory"])
+found = train({**asked["config"], "measure.rungs": [], "loop.checkpoint_every_steps": 0, "measure.record_crops": False}, run)
+print(json.dumps({name: value for name, value in found.items() if name.startswith("loop/")}))
+"""
+
+
+def measured(code: Path, config: dict[str, object], threads: int) -> dict[str, float]:
+    """`loop/` measures of one training by the code in a folder."""
+    with tempfile.TemporaryDirectory() as directory:
+        asked = json.dumps({"directory": directory, "config": config, "threads": threads})
+        environment = os.environ | {"PYTHONPATH": str(code), "OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run([sys.executable, "-c", CHILD, asked], cwd=code, env=environment, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Print a table: medians and ranges of both, and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--before", default=TAKEN_UP)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--threads", type=int, nargs="*", default=[2, 1])
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as earlier:
+        subprocess.run(["git", "worktree", "add", "--detach", earlier, asked.before], cwd=ROOT, check=True, capture_output=True)
+        try:
+            table(asked, {"before": Path(earlier), "now": ROOT})
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", earlier], cwd=ROOT, check=True, capture_output=True)
+
+
+def table(asked: argparse.Namespace, codes: dict[str, Path]) -> None:
+    """Alternate over the codes within each repetition."""
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}")
+    print("| threads | arm | before: steps/s (range) | now: steps/s (range) | ratio | data, before | data, now | peak GiB, now |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for threads in asked.threads:
+        for arm, config in ARMS.items():
+            runs: dict[str, list[dict[str, float]]] = {name: [] for name in codes}
+            for _ in range(asked.repetitions):
+                for name, code in codes.items():
+                    runs[name].append(measured(code, {**config, "loop.steps": asked.steps}, threads))
+            rates = {name: [run["loop/steps_per_second"] for run in found] for name, found in runs.items()}
+            middle = {name: statistics.median(found) for name, found in rates.items()}
+            said = {name: f"{middle[name]:.1f} ({min(found):.1f} to {max(found):.1f})" for name, found in rates.items()}
+            data = {name: statistics.median(run["loop/data_fraction"] for run in found) for name, found in runs.items()}
+            peak = statistics.median(run.get("loop/peak_memory_gib", float("nan")) for run in runs["now"])
+            print(
+                f"| {threads} | {arm} | {said['before']} | {said['now']} | {middle['now'] / middle['before']:.2f} "
+                f"| {data['before']:.0%} | {data['now']:.0%} | {peak:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
