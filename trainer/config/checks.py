@@ -60,6 +60,15 @@ def validate(config: TrainerConfig) -> None:
             problems.append(f"crops.{name}: expected [least, greatest] in mm, both positive, but got {scale}. For example [90, 120].")
         if d.source != "phantom" and d.spacing_mm is None:
             problems.append(f"crops.{name}: an edge in mm needs one spacing for all scans. Set data.spacing_mm.")
+    if c.localcrops_subset_of_globalcrops and c.local_scale_mm and c.global_scale_mm and c.local_scale_mm[-1] > c.global_scale_mm[0]:
+        problems.append(
+            f"crops.local_scale_mm: local crops inside global ones span at most the least global scale of {c.global_scale_mm[0]} mm "
+            f"but may span {c.local_scale_mm[-1]}. Lower the one, raise the other, or set crops.localcrops_subset_of_globalcrops=false."
+        )
+    if c.localcrops_subset_of_globalcrops and (c.local_scale_mm is None) != (c.global_scale_mm is None):
+        problems.append("crops.local_scale_mm: local crops inside global ones need both scales in mm, or neither. Set both.")
+    if config.model.positions_unit == "mm" and d.source != "phantom" and d.spacing_mm is None:
+        problems.append("model.positions_unit: positions in mm need one spacing for all scans. Set data.spacing_mm.")
     if config.loss.ibot_mask_ratio_min > config.loss.ibot_mask_ratio_max:
         problems.append(
             f"loss.ibot_mask_ratio_min: expected at most loss.ibot_mask_ratio_max={config.loss.ibot_mask_ratio_max} "

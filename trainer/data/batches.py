@@ -145,7 +145,7 @@ class _Source:
         body = Foreground.of(foreground_mask(voxels, "body", m.foreground_threshold))
         same = c.foreground == "body" and c.foreground_threshold == m.foreground_threshold
         own = body if same else Foreground.of(foreground_mask(voxels, c.foreground, c.foreground_threshold))
-        return body, own, CropSampler(own, c, self._config.model.patch_size_voxels)
+        return body, own, CropSampler(own, c, self._config.model.patch_size_voxels, self._scans[index].spacing_mm[0])
 
     def batch(self, step: int) -> Batch:
         config, c, rows = self._config, self._config.crops, self._rows
@@ -154,6 +154,7 @@ class _Source:
         crops = [sampler.draw(config.seed, step, rows.start + n) for n, (_, _, sampler) in enumerate(held)]
         global_corners = np.stack([crop.global_corners for crop in crops])
         local_corners = np.stack([crop.local_corners for crop in crops])
+        edges = np.stack([crop.edges for crop in crops])
         ratio = self._ratios([body for body, _, _ in held], crops)
         alike = all(body is own for body, own, _ in held)
         return Batch(
@@ -165,16 +166,14 @@ class _Source:
             ratio=ratio,
             ratio_own=ratio if alike else self._ratios([own for _, own, _ in held], crops),
             violations=np.stack([crop.violations for crop in crops]),
-            global_iou=global_iou(global_corners, c.global_size_voxels).astype(np.float32),
-            local_containment=local_containment(global_corners, local_corners, c.global_size_voxels, c.local_size_voxels).astype(
-                np.float32
-            ),
-            global_edges=np.full(global_corners.shape[:2], c.global_size_voxels),
-            local_edges=np.full(local_corners.shape[:2], c.local_size_voxels),
+            global_iou=global_iou(global_corners, edges[:, :2]).astype(np.float32),
+            local_containment=local_containment(global_corners, local_corners, edges[:, :2], edges[:, 2:]).astype(np.float32),
+            global_edges=edges[:, :2],
+            local_edges=edges[:, 2:],
             global_changes=draw_changes(config.seed, step, "global", config.loop.batch_size, 2)[rows],
             local_changes=draw_changes(config.seed, step, "local", config.loop.batch_size, c.local_crops)[rows],
-            globals=self._images(order, global_corners, c.global_size_voxels),
-            locals=self._images(order, local_corners, c.local_size_voxels),
+            globals=self._images(order, global_corners, edges[:, :2], c.global_size_voxels),
+            locals=self._images(order, local_corners, edges[:, 2:], c.local_size_voxels),
         )
 
     def _order(self, step: int) -> Int[np.ndarray, " batch"]:
@@ -188,32 +187,61 @@ class _Source:
         return np.asarray(self._train[row])
 
     def _ratios(self, by: Sequence[Foreground], crops: Sequence[ScanCrops]) -> Float32[np.ndarray, "batch views"]:
-        c = self._config.crops
-        out = np.empty((len(crops), 2 + c.local_crops), dtype=np.float32)
+        out = np.empty((len(crops), 2 + self._config.crops.local_crops), dtype=np.float32)
         for row, foreground, crop in zip(out, by, crops, strict=True):
-            row[:2] = foreground.counts(crop.global_corners, c.global_size_voxels) / c.global_size_voxels**3
-            row[2:] = foreground.counts(crop.local_corners, c.local_size_voxels) / c.local_size_voxels**3
+            corners = np.concatenate([crop.global_corners, crop.local_corners])
+            for edge in np.unique(crop.edges).tolist():
+                here = crop.edges == edge
+                row[here] = foreground.counts(corners[here], edge) / edge**3
         return out
 
     def _images(
-        self, order: Int[np.ndarray, " batch"], corners: Int[np.ndarray, "batch views 3"], size: int
+        self, order: Int[np.ndarray, " batch"], corners: Int[np.ndarray, "batch views 3"], edges: Int[np.ndarray, "batch views"], size: int
     ) -> Int16[np.ndarray, "batch views 1 depth height width"]:
         images = np.empty((*corners.shape[:2], 1, size, size, size), dtype=np.int16)
-        for views, scan, at in zip(images, order.tolist(), corners, strict=True):
-            _cut_into(views, self._scans[scan], at, size)
+        for views, scan, at, spans in zip(images, order.tolist(), corners.tolist(), edges.tolist(), strict=True):
+            voxels = self._scans[scan].voxels
+            for image, (d, h, w), edge in zip(views, at, spans, strict=True):
+                crop = voxels[d : d + edge, h : h + edge, w : w + edge]
+                image[0] = crop if edge == size else resized(crop, size)
         return images
 
 
-def global_iou(corners: Int[np.ndarray, "batch 2 3"], size: int) -> Float64[np.ndarray, " batch"]:
+def resized(crop: Int16[np.ndarray, "edge edge edge"], size: int) -> Int16[np.ndarray, "size size size"]:
+    """A cube at another number of voxels: linear along each axis, over a neighbourhood that grows with the new voxels.
+
+    Every new voxel is a weighted mean, so a constant stays what it is; rounded to whole HU.
+    """
+    weights = _resizing(crop.shape[0], size)
+    found = crop.astype(np.float32)
+    for _ in range(3):  # the first axis goes last each time, so all three are reached in order
+        found = np.tensordot(found, weights, axes=(0, 1))
+    return np.rint(found).astype(np.int16)
+
+
+@lru_cache(maxsize=1024)
+def _resizing(edge: int, size: int) -> Float32[np.ndarray, "size edge"]:
+    centres = (np.arange(size) + 0.5) * edge / size - 0.5
+    width = max(edge / size, 1.0)
+    weights = np.maximum(1 - np.abs(np.arange(edge) - centres[:, None]) / width, 0)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def global_iou(corners: Int[np.ndarray, "batch 2 3"], edges: Int[np.ndarray, "batch 2"]) -> Float64[np.ndarray, " batch"]:
     """IoU, 0 to 1, of the two global crops."""
-    shared = np.maximum(size - np.abs(corners[:, 0] - corners[:, 1]), 0).prod(axis=-1)
-    return np.asarray(shared / (2 * size**3 - shared))
+    low, high = corners, corners + edges[..., None]
+    shared = np.maximum(np.minimum(high[:, 0], high[:, 1]) - np.maximum(low[:, 0], low[:, 1]), 0).prod(axis=-1)
+    return np.asarray(shared / ((edges**3).sum(axis=1) - shared))
 
 
 def local_containment(
-    global_corners: Int[np.ndarray, "batch 2 3"], local_corners: Int[np.ndarray, "batch local_views 3"], global_size: int, local_size: int
+    global_corners: Int[np.ndarray, "batch 2 3"],
+    local_corners: Int[np.ndarray, "batch local_views 3"],
+    global_edges: Int[np.ndarray, "batch 2"],
+    local_edges: Int[np.ndarray, "batch local_views"],
 ) -> Float64[np.ndarray, "batch local_views"]:
     """Largest share, 0 to 1, of a local crop that lies inside either global crop."""
     outer, inner = global_corners[:, None, :, :], local_corners[:, :, None, :]
-    shared = np.minimum(outer + global_size, inner + local_size) - np.maximum(outer, inner)
-    return np.asarray(np.maximum(shared, 0).prod(axis=-1).max(axis=-1) / local_size**3)
+    outer_high, inner_high = outer + global_edges[:, None, :, None], inner + local_edges[:, :, None, None]
+    shared = np.minimum(outer_high, inner_high) - np.maximum(outer, inner)
+    return np.asarray(np.maximum(shared, 0).prod(axis=-1).max(axis=-1) / local_edges**3)

@@ -10,6 +10,10 @@ For each crop a coin with `foreground_crop_prob` decides whether its foreground 
 Feasible means: inside the scan, and of the least ratio where the coin says so. A crop is always a partner of itself (IoU 1),
 so step 1 has to look for a partner only where the first crop is free, the second is not, and the first lacks the ratio.
 
+With `global_scale_mm` or `local_scale_mm` each crop first draws the millimetres that it spans, uniformly in the range. All rules
+then hold for crops of these edges, with three differences: an overlap is asked as far as two edges permit it, the first global crop is not chosen with regard to a partner, and a local
+crop lies anywhere inside its parent, as patch grids of different scales cannot agree.
+
 Drawn by rejection from one named stream a crop, so that a draw without constraint is the first proposal and a constrained one
 the first that holds; after `_PROPOSALS` in vain by enumeration from the same stream. Both are uniform over the same set,
 hence so is the mixture. A parent is not chosen with regard to the local crops. Where no position is feasible the crop is
@@ -44,6 +48,8 @@ class ScanCrops:
     global_corners: Int[np.ndarray, "2 3"]
     local_corners: Int[np.ndarray, "local_views 3"]
     local_parents: Int[np.ndarray, " local_views"]
+    edges: Int[np.ndarray, " views"]
+    """What each crop spans, in voxels of the scan."""
     violations: Bool[np.ndarray, " views"]
     constrained: Bool[np.ndarray, " views"]
 
@@ -55,7 +61,8 @@ class CropSampler:
         ValueError: A global crop does not fit into the scan.
     """
 
-    def __init__(self, foreground: Foreground, crops: Crops, patch_size: int) -> None:
+    def __init__(self, foreground: Foreground, crops: Crops, patch_size: int, spacing_mm: float = 1.0) -> None:
+        """`spacing_mm`: edge of a voxel of the scan, for crops whose scale is in mm."""
         if min(foreground.shape) < crops.global_size_voxels:
             raise ValueError(
                 f"crops.global_size_voxels: {crops.global_size_voxels} voxels do not fit into a scan of {foreground.shape}. "
@@ -65,9 +72,8 @@ class CropSampler:
         self._crops = crops
         self._global_size, self._local_size = crops.global_size_voxels, crops.local_size_voxels
         self._ratio_global, self._ratio_local = ratio_global(crops), ratio_local(crops)
-        self._room_global = np.array(foreground.shape) - self._global_size + 1
-        self._room_local = np.array(foreground.shape) - self._local_size + 1
-        self._patch = patch_size
+        self._patch, self._spacing_mm = patch_size, spacing_mm
+        self._scaled = crops.global_scale_mm is not None or crops.local_scale_mm is not None
         self._steps_inside = np.full(3, (self._global_size - self._local_size) // patch_size + 1)
         self._partners: Bool[np.ndarray, "d h w"] | None = None
         self._partner_searches = 0
@@ -79,17 +85,29 @@ class CropSampler:
         c, locals_ = self._crops, self._crops.local_crops
         constrained = stream(seed, step, "crop/coins", index).random(2 + locals_) < c.foreground_crop_prob
         parents = (stream(seed, step, "crop/parents", index).random(locals_) < 0.5).astype(np.int64)
-        coins = constrained.tolist()
+        edges = self._edges(seed, step, index)
+        coins, sizes = constrained.tolist(), edges.tolist()
         corners, violations = np.empty((2 + locals_, 3), dtype=np.int64), np.zeros(2 + locals_, dtype=bool)
-        corners[0], violations[0] = self._first_global(coins[0], coins[1], stream(seed, step, "crop/global0", index))
-        corners[1], violations[1] = self._second_global(corners[0], coins[1], stream(seed, step, "crop/global1", index))
+        corners[0], violations[0] = self._first_global(sizes[0], coins[0], coins[1], stream(seed, step, "crop/global0", index))
+        corners[1], violations[1] = self._second_global(corners[0], sizes[0], sizes[1], coins[1], stream(seed, step, "crop/global1", index))
         for view in range(locals_):
-            parent = corners[parents[view]] if c.localcrops_subset_of_globalcrops else None
+            parent = (corners[parents[view]], sizes[parents[view]]) if c.localcrops_subset_of_globalcrops else None
             rng = stream(seed, step, f"crop/local{view}", index)
-            corners[2 + view], violations[2 + view] = self._local(parent, coins[2 + view], rng)
+            corners[2 + view], violations[2 + view] = self._local(parent, sizes[2 + view], coins[2 + view], rng)
         if violations.any():
             self._warn()
-        return ScanCrops(corners[:2], corners[2:], parents, violations, constrained)
+        return ScanCrops(corners[:2], corners[2:], parents, edges, violations, constrained)
+
+    def _edges(self, seed: int, step: int, index: int) -> Int[np.ndarray, " views"]:
+        """Edges in voxels of the scan; as large as the scan at most."""
+        edges = np.repeat([self._global_size, self._local_size], [2, self._crops.local_crops])
+        if not self._scaled:
+            return edges
+        share = stream(seed, step, "crop/edges", index).random(len(edges))
+        for views, scale in ((slice(2), self._crops.global_scale_mm), (slice(2, None), self._crops.local_scale_mm)):
+            if scale is not None:
+                edges[views] = np.rint((scale[0] + share[views] * (scale[1] - scale[0])) / self._spacing_mm)
+        return np.clip(edges, 1, min(self._foreground.shape))
 
     def feasible_fraction(self) -> dict[str, float]:
         """Shares, 0 to 1, of positions that hold their ratio.
@@ -113,11 +131,14 @@ class CropSampler:
             "local_in_global": float(inside[global_holds].mean()) if share else 0.0,
         }
 
-    def _first_global(self, must: bool, partner_must: bool, rng: np.random.Generator) -> tuple[Int[np.ndarray, "3"], bool]:
-        size, room, ratio = self._global_size, self._room_global, self._ratio_global
+    def _room(self, size: int) -> Int[np.ndarray, "3"]:
+        return np.array(self._foreground.shape) - size + 1
+
+    def _first_global(self, size: int, must: bool, partner_must: bool, rng: np.random.Generator) -> tuple[Int[np.ndarray, "3"], bool]:
+        room = self._room(size)
         if must:
-            return self._constrained_in_box(np.zeros(3, dtype=np.int64), room, 1, size, ratio, rng)
-        if not partner_must or self._crops.min_global_overlap <= 0 or not self._any_global_feasible():
+            return self._constrained_in_box(np.zeros(3, dtype=np.int64), room, 1, size, self._ratio_global, rng)
+        if not partner_must or self._scaled or self._crops.min_global_overlap <= 0 or not self._any_global_feasible():
             # The last case: no partner anywhere. The first crop is free all the same; the second one takes the violation.
             return _uniform(rng, room, 1)[0], False
         found = _reject(rng, room, self._has_partner)
@@ -125,15 +146,17 @@ class CropSampler:
             return found, False
         return _pick(self._partner_map(), rng), False
 
-    def _second_global(self, first: Int[np.ndarray, "3"], must: bool, rng: np.random.Generator) -> tuple[Int[np.ndarray, "3"], bool]:
-        size, room, ratio, overlap = self._global_size, self._room_global, self._ratio_global, self._crops.min_global_overlap
+    def _second_global(
+        self, first: Int[np.ndarray, "3"], first_size: int, size: int, must: bool, rng: np.random.Generator
+    ) -> tuple[Int[np.ndarray, "3"], bool]:
+        room, ratio, overlap = self._room(size), self._ratio_global, self._overlap(first_size, size)
         if overlap <= 0:
             if must:
                 return self._constrained_in_box(np.zeros(3, dtype=np.int64), room, 1, size, ratio, rng)
             return _uniform(rng, room, 1)[0], False
 
         def accept(corners: Corners) -> Bool[np.ndarray, " n"]:
-            near = _cube_iou(corners - first, size) >= overlap
+            near = _iou(corners - first, first_size, size) >= overlap
             if must and near.any():
                 near[near] = self._foreground.counts(corners[near], size) / size**3 >= ratio
             return near
@@ -141,7 +164,7 @@ class CropSampler:
         found = _reject(rng, room, accept)
         if found is not None:
             return found, False
-        low, near = self._neighbourhood(first)
+        low, near = self._neighbourhood(first, first_size, size)
         if not must:
             return low + _pick(near, rng), False
         counts = np.where(near, self._foreground.count_map(size, low, near.shape), -1)
@@ -150,11 +173,17 @@ class CropSampler:
             return low + _pick(holds, rng), False
         return low + _pick(counts == counts.max(), rng), True
 
-    def _local(self, parent: Int[np.ndarray, "3"] | None, must: bool, rng: np.random.Generator) -> tuple[Int[np.ndarray, "3"], bool]:
-        low = np.zeros(3, dtype=np.int64) if parent is None else parent
-        steps, stride = (self._room_local, 1) if parent is None else (self._steps_inside, self._patch)
+    def _local(
+        self, parent: tuple[Int[np.ndarray, "3"], int] | None, size: int, must: bool, rng: np.random.Generator
+    ) -> tuple[Int[np.ndarray, "3"], bool]:
+        if parent is None:
+            low, steps, stride = np.zeros(3, dtype=np.int64), self._room(size), 1
+        elif self._scaled:
+            low, steps, stride = parent[0], np.full(3, parent[1] - size + 1), 1
+        else:
+            low, steps, stride = parent[0], self._steps_inside, self._patch
         if must:
-            return self._constrained_in_box(low, steps, stride, self._local_size, self._ratio_local, rng)
+            return self._constrained_in_box(low, steps, stride, size, self._ratio_local, rng)
         return low + stride * _uniform(rng, steps, 1)[0], False
 
     def _constrained_in_box(
@@ -175,11 +204,18 @@ class CropSampler:
             self._global_feasible = bool((self._foreground.ratio_map(self._global_size) >= self._ratio_global).any())
         return self._global_feasible
 
-    def _neighbourhood(self, first: Int[np.ndarray, "3"]) -> tuple[Int[np.ndarray, "3"], Bool[np.ndarray, "d h w"]]:
+    def _overlap(self, first_size: int, size: int) -> float:
+        """Least IoU; at most what cubes of these edges can reach."""
+        return min(self._crops.min_global_overlap, (min(first_size, size) / max(first_size, size)) ** 3)
+
+    def _neighbourhood(
+        self, first: Int[np.ndarray, "3"], first_size: int, size: int
+    ) -> tuple[Int[np.ndarray, "3"], Bool[np.ndarray, "d h w"]]:
         """Low corner of the box of admissible corners around `first`, and which of them overlap it enough."""
-        reach = _reach(self._global_size, self._crops.min_global_overlap)
-        low, high = np.maximum(first - reach, 0), np.minimum(first + reach, self._room_global - 1)
-        return low, _overlaps(low - first, high - first, self._global_size, self._crops.min_global_overlap)
+        overlap = self._overlap(first_size, size)
+        before, after = _reach(first_size, size, overlap)
+        low, high = np.maximum(first + before, 0), np.minimum(first + after, self._room(size) - 1)
+        return low, _overlaps(low - first, high - first, first_size, size, overlap)
 
     def _has_partner(self, corners: Corners) -> Bool[np.ndarray, " n"]:
         """Which of these first crops have a second one of the ratio that overlaps them enough (found one by one up to the first)."""
@@ -188,7 +224,7 @@ class CropSampler:
         for n in range(len(corners)):
             if not has[n] and self._partners is None and self._partner_searches < _PARTNER_SEARCHES:
                 self._partner_searches += 1
-                low, near = self._neighbourhood(corners[n])
+                low, near = self._neighbourhood(corners[n], size, size)
                 has[n] = (near & (self._foreground.count_map(size, low, near.shape) / size**3 >= ratio)).any()
             elif not has[n]:
                 has[n] = self._partner_map()[tuple(corners[n])]
@@ -203,8 +239,8 @@ class CropSampler:
 
             size, overlap = self._global_size, self._crops.min_global_overlap
             holds = self._foreground.ratio_map(size) >= self._ratio_global
-            reach = np.minimum(_reach(size, overlap), self._room_global - 1)
-            near = _overlaps(-reach, reach, size, overlap)
+            reach = np.minimum(_reach(size, size, overlap)[1], self._room(size) - 1)
+            near = _overlaps(-reach, reach, size, size, overlap)
             # A count of neighbours, so one half tells none from some far above the rounding of the transform.
             self._partners = np.asarray(fftconvolve(holds.astype(float), near.astype(float), mode="same") > 0.5)
         return self._partners
@@ -250,22 +286,31 @@ def _pick(among: Bool[np.ndarray, "d h w"], rng: np.random.Generator) -> Int[np.
     return np.array(np.unravel_index(flat[rng.integers(len(flat))], among.shape))
 
 
-def _cube_iou(offsets: Corners, size: int) -> Float[np.ndarray, " n"]:
-    """IoU, 0 to 1, of two cubes of edge `size` whose corners differ by `offsets`."""
-    inter = np.maximum(size - np.abs(offsets), 0).prod(axis=-1)
-    return np.asarray(inter / (2 * size**3 - inter))
+def _iou(offsets: Corners, first: int, second: int) -> Float[np.ndarray, " n"]:
+    """IoU, 0 to 1, of two cubes of these edges, the second one's corner at these offsets from the first one's."""
+    inter = _shared(offsets, first, second).prod(axis=-1)
+    return np.asarray(inter / (first**3 + second**3 - inter))
 
 
-def _reach(size: int, overlap: float) -> int:
-    """Greatest shift along one axis that keeps the IoU."""
-    shifts = np.zeros((size + 1, 3), dtype=np.int64)
-    shifts[:, 0] = np.arange(size + 1)
-    return int(np.flatnonzero(_cube_iou(shifts, size) >= overlap).max())
+def _shared(offsets: Int[np.ndarray, "*shape"], first: int, second: int) -> Int[np.ndarray, "*shape"]:
+    """Length that two intervals of these lengths share along an axis."""
+    return np.asarray(np.maximum(np.minimum(first, offsets + second) - np.maximum(offsets, 0), 0))
 
 
-def _overlaps(low: Int[np.ndarray, "*3"], high: Int[np.ndarray, "*3"], size: int, overlap: float) -> Bool[np.ndarray, "d h w"]:
-    """Which shifts in the box low..high (inclusive) keep the IoU of two cubes."""
+def _reach(first: int, second: int, overlap: float) -> tuple[int, int]:
+    """Least and greatest shift along one axis that keeps the IoU; 0, 0 where sizes differ too much for any to keep it."""
+    shifts = np.arange(-second, first + 1)
+    inside = min(first, second)
+    inter = _shared(shifts, first, second) * inside**2
+    keep = shifts[inter / (first**3 + second**3 - inter) >= overlap]
+    return (int(keep.min()), int(keep.max())) if len(keep) else (0, 0)
+
+
+def _overlaps(
+    low: Int[np.ndarray, "*3"], high: Int[np.ndarray, "*3"], first: int, second: int, overlap: float
+) -> Bool[np.ndarray, "d h w"]:
+    """Which shifts in the box low..high (inclusive) keep the IoU of two cubes of these edges."""
     low, high = np.broadcast_to(low, 3), np.broadcast_to(high, 3)
-    d, h, w = (np.maximum(size - np.abs(np.arange(a, b + 1)), 0) for a, b in zip(low, high, strict=True))
+    d, h, w = (_shared(np.arange(a, b + 1), first, second) for a, b in zip(low, high, strict=True))
     inter = d[:, None, None] * h[None, :, None] * w[None, None, :]
-    return np.asarray(inter / (2 * size**3 - inter) >= overlap)
+    return np.asarray(inter / (first**3 + second**3 - inter) >= overlap)

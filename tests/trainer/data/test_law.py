@@ -178,7 +178,7 @@ def centred_on_foreground(sampler: CropSampler) -> None:
     voxels = np.argwhere(body())
     room = EDGE - GLOBAL
 
-    def first(must: bool, partner_must: bool, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
+    def first(size: int, must: bool, partner_must: bool, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
         if not must:
             return rng.integers(room + 1, size=3), False
         return np.clip(voxels[rng.integers(len(voxels))] - GLOBAL // 2, 0, room), False
@@ -195,12 +195,12 @@ def one_parent_only(sampler: CropSampler) -> None:
     firsts: list[np.ndarray] = []
     second = sampler._second_global
 
-    def remembered(first: np.ndarray, must: bool, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
+    def remembered(first: np.ndarray, first_size: int, size: int, must: bool, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
         firsts.append(first)
-        return second(first, must, rng)
+        return second(first, first_size, size, must, rng)
 
     sampler._second_global = remembered  # type: ignore[method-assign]
-    sampler._local = lambda parent, must, rng: draw(firsts[-1], must, rng)  # type: ignore[method-assign]
+    sampler._local = lambda parent, size, must, rng: draw((firsts[-1], GLOBAL), size, must, rng)  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("bias", [without_partner_check, centred_on_foreground, off_the_patch_grid, one_parent_only])
