@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from jaxtyping import Int, Num, UInt8
 
+from trainer.augment import views
 from trainer.config import TrainerConfig
 from trainer.data.augment import normalise
 
@@ -61,7 +63,7 @@ def gallery(path: Path, scans: Sequence[Scan], batch: Batch, config: TrainerConf
     height = HEAD + len(chosen) * _row_height()
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
-    _legend(draw, batch, len(chosen), width)
+    _legend(draw, batch, len(chosen), width, config)
     for row, position in enumerate(chosen):
         scan = scans[int(batch.scan[position])]
         crops = _crops(batch, int(position), config)
@@ -91,42 +93,34 @@ def _row_height() -> int:
 
 
 def _crops(batch: Batch, position: int, config: TrainerConfig) -> list[_Crop]:
-    big, small = config.crops.global_size_voxels, config.crops.local_size_voxels
-    corners = batch.global_corners[position]
+    one = slice(position, position + 1)
+    cpu = torch.device("cpu")
+    images = [
+        *views(batch.globals[one], batch.global_changes[one], config, cpu).numpy()[:, 0],
+        *views(batch.locals[one], batch.local_changes[one], config, cpu).numpy()[:, 0],
+    ]
+    corners = [*batch.global_corners[position], *batch.local_corners[position]]
+    edges = [*batch.global_edges[position].tolist(), *batch.local_edges[position].tolist()]
     found = []
     for view in range(2 + min(batch.local_corners.shape[1], LOCALS)):
         ratio, own = float(batch.ratio[position, view]), float(batch.ratio_own[position, view])
-        if view < 2:
-            name, corner, size, colour, width, image = (
-                "AB"[view],
-                corners[view],
-                big,
-                GLOBALS[view],
-                3,
-                normalise(batch.globals[position, view, 0], config.data),
-            )
-            place = ""
-        else:
-            local = view - 2
-            corner, size, width, image = (
-                batch.local_corners[position, local],
-                small,
-                2,
-                normalise(batch.locals[position, local, 0], config.data),
-            )
-            inside = _inside(corner, small, corners, big, int(batch.local_parents[position, local]))
-            name, colour = str(local + 1), OUTSIDE if inside is None else GLOBALS[inside]
+        name, colour, width, place = "AB"[view] if view < 2 else str(view - 1), GLOBALS[min(view, 1)], 3, ""
+        if view >= 2:
+            inside = _inside(corners[view], edges[view], corners[:2], edges[:2], int(batch.local_parents[position, view - 2]))
+            colour, width = OUTSIDE if inside is None else GLOBALS[inside], 2
             place = " in neither" if inside is None else f" in {'AB'[inside]}"
         violated = bool(batch.violations[position, view])
         words = (f"{name}{place}" + (" · below ratio" if violated else ""), f"body {ratio:.2f} · own {own:.2f}")
-        found.append(_Crop(name, corner, size, colour, width, image, words, violated))
+        found.append(_Crop(name, corners[view], edges[view], colour, width, images[view], words, violated))
     return found
 
 
-def _inside(corner: Int[np.ndarray, "3"], size: int, parents: Int[np.ndarray, "2 3"], parent_size: int, first: int) -> int | None:
+def _inside(
+    corner: Int[np.ndarray, "3"], size: int, parents: Sequence[Int[np.ndarray, "3"]], parent_sizes: Sequence[int], first: int
+) -> int | None:
     """The global crop that contains the whole local one, the coin's parent first."""
     for which in (first, 1 - first):
-        if (corner >= parents[which]).all() and (corner + size <= parents[which] + parent_size).all():
+        if (corner >= parents[which]).all() and (corner + size <= parents[which] + parent_sizes[which]).all():
             return which
     return None
 
@@ -137,8 +131,9 @@ def _caption(scan: Scan, batch: Batch, position: int) -> str:
     return words + (f" · locals inside a global: {float(np.mean(contained)):.0%} of their voxels" if contained.size else "")
 
 
-def _legend(draw: ImageDraw.ImageDraw, batch: Batch, scans: int, width: int) -> None:
-    draw.text((GAP, 8), f"Crops of step {batch.step}, {scans} of {len(batch.scan)} scans", INK, _font(16))
+def _legend(draw: ImageDraw.ImageDraw, batch: Batch, scans: int, width: int, config: TrainerConfig) -> None:
+    low, high = config.data.window_low_hu, config.data.window_high_hu
+    draw.text((GAP, 8), f"Crops of step {batch.step}, {scans} of {len(batch.scan)} scans, window {low:g} to {high:g} HU", INK, _font(16))
     x = GAP
     for colour, line, words in (
         (GLOBALS[0], 3, "global A"),
@@ -166,7 +161,7 @@ def _row(
     across = -(-len(crops) // 2)
     for n, crop in enumerate(crops):
         x, y = left + (n % across) * (THUMB + GAP), top + (n // across) * (THUMB + 2 * TEXT + 4)
-        middle = crop.image[crop.size // 2]
+        middle = crop.image[len(crop.image) // 2]
         image.paste(_grey(middle, THUMB, THUMB), (x, y))
         draw.rectangle((x, y, x + THUMB - 1, y + THUMB - 1), outline=crop.colour, width=crop.width)
         for line, words in enumerate(crop.words):

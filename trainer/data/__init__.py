@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainer.data.augment import augment, normalise
-from trainer.data.batches import Batch, batches, cut
+from trainer.data.batches import Batch, batches, cut, places
 from trainer.data.changes import Changes, draw_changes
 from trainer.data.crops import CropSampler, ScanCrops
 from trainer.data.errors import DataError
@@ -30,6 +30,7 @@ __all__ = [
     "foreground_mask",
     "load_scans",
     "normalise",
+    "places",
     "split_scans",
     "stream",
 ]

@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -49,6 +49,13 @@ class Batch:
     globals: Int16[np.ndarray, "batch 2 1 depth height width"]
     """HU, as in the scan."""
     locals: Int16[np.ndarray, "batch local_views 1 depth height width"]
+
+
+def places(batch: Batch, positions: Sequence[int]) -> Batch:
+    """Some scans of a batch."""
+    at = list(positions)
+    arrays = {f.name: getattr(batch, f.name) for f in fields(Batch) if f.name != "step"}
+    return replace(batch, **{name: values[at] for name, values in arrays.items()})
 
 
 def cut(scan: Scan, corners: Int[np.ndarray, "n 3"], size: int, data: Data) -> Float32[np.ndarray, "n 1 depth height width"]:

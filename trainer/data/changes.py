@@ -35,7 +35,7 @@ class Changes:
     """A coin and a width in [0, 1)."""
     noise_seed: Int[np.ndarray, "batch views"]
 
-    def __getitem__(self, rows: slice) -> Changes:
+    def __getitem__(self, rows: slice | list[int]) -> Changes:
         return Changes(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def by_view(self) -> Changes:
