@@ -4,8 +4,8 @@
 A measure that is undefined (a group without crops, a scan without labels) leaves its key out and is never NaN.
 """
 
-from trainer.measure.collapse import certain_collapse, classify
+from trainer.measure.collapse import Alarm, alarm, certain_collapse, classify
 from trainer.measure.probe import Probe, ProbeError
 from trainer.measure.train import TrainMeasures
 
-__all__ = ["Probe", "ProbeError", "TrainMeasures", "certain_collapse", "classify"]
+__all__ = ["Alarm", "Probe", "ProbeError", "TrainMeasures", "alarm", "certain_collapse", "classify"]

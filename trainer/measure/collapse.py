@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 INFORMED_NATS = 0.2
 """Foreground mutual information from which crops count as told apart (the studies' guard)."""
@@ -18,6 +19,10 @@ ONE_PROTOTYPE = 1.5
 """Effective number of prototypes below which there is only one."""
 LOW_USAGE = 0.05
 """Share of prototypes that are some crop's first choice, below which usage is a partial collapse."""
+
+ALARM_MEASURES = 3
+"""Measures in a row of one kind from which it is an alarm: a single one may be a batch's luck."""
+SINCE = "train/collapse_since_step"
 
 CERTAIN_AFTER = 0.5
 CERTAIN_MEASURES = 6
@@ -70,6 +75,35 @@ def classify(metrics: Mapping[str, float]) -> str:
     return "partial" if uninformed or few else "none"
 
 
+@dataclass(frozen=True)
+class Alarm:
+    """A collapse that holds: which kind, and the first measuring step from which it held without break."""
+
+    kind: str
+    since_step: int
+    text: str
+
+
+def alarm(history: Sequence[Mapping[str, float]]) -> Alarm | None:
+    """The collapse that the arm's own crops show now: the last 3 measures are of one kind by `classify`; None: there is none.
+
+    Early steps of a healthy run may sound it, and a later measure ends it: it says what is, not what will be. `certain_collapse` is
+    the stricter rule by which a run is stopped.
+
+    Args:
+        history: `train/` measures as `TrainMeasures.metrics` gives them, oldest first, one entry for each measuring step; the last few do.
+    """
+    latest = [_own(entry) for entry in history[-ALARM_MEASURES:]]
+    if len(latest) < ALARM_MEASURES or SINCE not in latest[-1]:
+        return None
+    kinds = {classify(entry) for entry in latest}
+    if len(kinds) > 1:
+        return None
+    kind, since = kinds.pop(), int(latest[-1][SINCE])
+    informed = f"mutual information {_information(latest[-1]):.3g} nats, prototype entropy {_entropy(latest[-1]):.3f} of ln K"
+    return Alarm(kind, since, f"collapse since step {since}: {kind} on the crops trained on, without break ({informed})")
+
+
 def certain_collapse(history: Sequence[Mapping[str, float]], step: int, steps: int) -> str | None:
     """Why a run may be stopped: its collapse is certain; None: it is not. The rule behind `loop.stop_on_collapse`.
 
@@ -100,10 +134,15 @@ def certain_collapse(history: Sequence[Mapping[str, float]], step: int, steps: i
         worst = max(m["train/marginal_entropy"] for m in latest)
     else:
         return None
+    since = f" since step {int(latest[-1][SINCE])}" if SINCE in latest[-1] else ""
     return (
-        f"collapse is certain at step {step} of {steps}: {kind}, {name} {worst:.4f} of ln K or beyond and mutual information "
+        f"collapse is certain at step {step} of {steps}: {kind}{since}, {name} {worst:.4f} of ln K or beyond and mutual information "
         f"below {CERTAIN_NATS} nats in the last {CERTAIN_MEASURES} measures"
     )
+
+
+def _own(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name.startswith("train/")}
 
 
 def _entropy(metrics: Mapping[str, float]) -> float:

@@ -26,8 +26,9 @@ def smoothed(losses: Sequence[float]) -> Float[np.ndarray, " points"]:
         raise ValueError(
             f"losses: expected at least two finite values but got {values.tolist()[:5]}. Measure stability after two good steps."
         )
-    windows = np.lib.stride_tricks.sliding_window_view(values, max(1, len(values) // 10))
-    return np.asarray(windows.mean(axis=1))
+    window = max(1, len(values) // 10)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return np.asarray((sums[window:] - sums[:-window]) / window)
 
 
 def loss_stability(losses: Sequence[float]) -> float:

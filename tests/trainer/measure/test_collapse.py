@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.measure.collapse import certain_collapse, classify
+from trainer.measure.collapse import SINCE, alarm, certain_collapse, classify
 from trainer.measure.prototypes import prototype_measures, softmax
 
 SIZES = [(64, 192), (64, 16), (512, 192), (4096, 64), (65_536, 32), (8, 500)]
@@ -162,3 +162,37 @@ def test_a_single_prototype_is_certain_too() -> None:
 )
 def test_anything_less_is_not_certain(history: list[dict[str, float]], step: int) -> None:
     assert certain_collapse(history, step, 100) is None
+
+
+def test_the_reason_for_stopping_says_since_which_step() -> None:
+    assert "uniform since step 15," in (certain_collapse([measured() | {SINCE: 15.0}] * 6, 60, 100) or "")
+
+
+def test_an_alarm_says_which_collapse_and_since_when() -> None:
+    sounded = alarm([measured(0.5, 1.0), *[measured() | {SINCE: 15.0}] * 3])
+    assert sounded is not None
+    assert (sounded.kind, sounded.since_step) == ("uniform", 15)
+    assert "since step 15: uniform" in sounded.text
+    single = alarm([measured(0.001, 0.0, 0.002) | {SINCE: 40.0}] * 3)
+    assert single is not None
+    assert (single.kind, single.since_step) == ("single_prototype", 40)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        [measured() | {SINCE: 5.0}] * 2,  # too short
+        [measured(0.5, 1.0, 0.99)] * 5,  # healthy
+        [*[measured() | {SINCE: 5.0}] * 5, measured(0.5, 1.0, 0.99)],  # over
+        [*[measured() | {SINCE: 5.0}] * 2, measured(0.001, 0.0, 0.002) | {SINCE: 15.0}],  # not one kind
+        [measured(0.5, 1.0, 0.99), *[measured() | {SINCE: 10.0}] * 2],
+    ],
+)
+def test_no_alarm_without_three_measures_of_one_collapse(history: list[dict[str, float]]) -> None:
+    assert alarm(history) is None
+
+
+def test_probe_measures_among_the_training_ones_do_not_sound_or_silence_the_alarm() -> None:
+    healthy = {"probe/marginal_entropy": 0.99, "probe/prototype_entropy": 0.5, "probe/mutual_information": 2.0}
+    assert alarm([measured() | healthy | {SINCE: 5.0}] * 3) is not None

@@ -14,7 +14,7 @@ from trainer.config import TrainerConfig
 from trainer.data import Scan, load_scans
 from trainer.data.foreground import foreground_mask
 from trainer.measure import Probe, ProbeError
-from trainer.measure.probe import Embed, ScanProbe
+from trainer.measure.probe import Embed
 
 HELD_OUT = (3, 4)
 
@@ -49,7 +49,8 @@ def constant(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fingerprint(probe: Probe) -> list[list[list[float]]]:
-    return [[np.ravel(getattr(scan, f.name)).tolist() for f in dataclasses.fields(ScanProbe)] for scan in probe.scans]
+    names = ("scan", "corners", "local_corners", "background_corners", "ratio", "tissue", "globals", "locals")
+    return [[np.ravel(getattr(scan, name)).tolist() for name in names] for scan in probe.scans]
 
 
 def test_crops_hold_what_they_promise(scans: list[Scan]) -> None:
@@ -126,6 +127,7 @@ def test_measuring_twice_is_the_same_and_changes_nothing(scans: list[Scan]) -> N
 def test_all_measures_are_there_finite_and_plain(scans: list[Scan]) -> None:
     found = Probe(scans, HELD_OUT, small()).measure(pooled)
     expected = {"local_to_global_mrr", "knn_accuracy", "anatomy_nmi", "feature_std", "rankme", "prototype_entropy", "marginal_entropy"}
+    expected |= {"lidar", "raw_local_to_global_mrr", "organ_knn", "organ_linear", "raw_organ_knn", "raw_organ_linear"}
     expected |= {"prototype_entropy_foreground", "foreground_mutual_information", "prototype_usage"}
     assert {f"probe/{name}" for name in expected} <= found.keys()
     assert all(name.startswith("probe/") and type(value) is float and math.isfinite(value) for name, value in found.items())
@@ -178,8 +180,24 @@ def test_crops_are_spread_farther_than_uniform_draws(scans: list[Scan]) -> None:
 def test_scans_without_labels_leave_anatomy_out(scans: list[Scan]) -> None:
     bare = [dataclasses.replace(scan, labels=None) for scan in scans]
     found = Probe(bare, HELD_OUT, small()).measure(pooled)
-    assert not [name for name in found if "anatomy" in name or "knn" in name]
+    assert not [name for name in found if "anatomy" in name or "knn" in name or "organ" in name]
     assert "probe/local_to_global_mrr" in found
+
+
+def test_of_many_held_out_scans_the_first_ones_are_read(scans: list[Scan]) -> None:
+    config = small()
+    config.measure.scans_at_most = 2
+    assert [p.scan for p in Probe(scans, (3, 1, 4, 0), config).scans] == [3, 1]
+
+
+def test_raw_intensities_are_asked_the_same_whatever_the_network(scans: list[Scan]) -> None:
+    probe = Probe(scans, HELD_OUT, small())
+    blind, seeing = probe.measure(constant), probe.measure(pooled)
+    raw = [name for name in blind if name.startswith("probe/raw_")]
+    assert len(raw) == 3
+    assert all(blind[name] == seeing[name] for name in raw)
+    assert blind["probe/organ_linear"] == pytest.approx(0.5)
+    assert seeing["probe/organ_linear"] > 0.55
 
 
 def test_no_held_out_scan_is_said_with_its_mend(scans: list[Scan]) -> None:

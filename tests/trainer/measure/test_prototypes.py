@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.measure.prototypes import entropy, mutual_information, prototype_measures, softmax
+from trainer.measure.prototypes import (
+    distinct_prototypes,
+    entropy,
+    kl_divergence,
+    mutual_information,
+    prototype_measures,
+    softmax,
+    uniformity,
+)
 
 Measures = Callable[..., dict[str, float]]
 RICH, BACKGROUND = 0.5, 0.05
@@ -53,13 +61,13 @@ def loop_measures(rows: list[list[float]], ratios: list[float]) -> dict[str, flo
     if n > 1:
         found["mutual_information"] = loop_information(rows)
         found["marginal_spread"] = min(1.0, marginal / math.log(min(n, k)))
-    for name, group in (("foreground", rich), ("background", background)):
+    mixed = [row for row, r in zip(rows, ratios, strict=True) if BACKGROUND < r < RICH]
+    for name, group in (("foreground", rich), ("mixed", mixed), ("background", background)):
         if group:
             found[f"prototype_entropy_{name}"] = sum(loop_entropy(row) for row in group) / len(group) / math.log(k)
         if len(group) > 1:
             found[f"{name}_mutual_information"] = loop_information(group)
-    if len(rich) > 1:
-        found["foreground_information_share"] = loop_information(rich) / math.log(min(len(rich), k))
+            found[f"{name}_information_share"] = loop_information(group) / math.log(min(len(group), k))
     return found
 
 
@@ -196,3 +204,97 @@ def test_information_of_many_prototypes_and_few_crops_is_bounded_by_the_crops() 
 def test_what_is_no_distribution_gets_an_error_with_a_mend(probs: np.ndarray, ratio: np.ndarray, where: str) -> None:
     with pytest.raises(ValueError, match=where):
         prototype_measures(probs, ratio, RICH, BACKGROUND)
+
+
+def loop_uniformity(rows: list[list[float]], columns: int) -> float:
+    k = len(rows[0])
+    floor = math.log(k / columns) if columns < k else 0.0
+    return (sum(loop_entropy(row) for row in rows) / len(rows) - floor) / (math.log(k) - floor)
+
+
+def check_uniformity(measure: Callable[[float, int, float], float | None]) -> None:
+    rows = case(0, 12, 24)[0].tolist()
+    conditional = sum(loop_entropy(row) for row in rows) / 12
+    for columns in (2, 8, 23, 24, 500):
+        assert measure(conditional, 24, columns) == pytest.approx(loop_uniformity(rows, columns))
+
+
+def test_uniformity_equals_its_formula_from_the_floor_to_uniform() -> None:
+    check_uniformity(uniformity)
+    assert uniformity(math.log(64), 64, 8) == pytest.approx(1)
+    assert uniformity(math.log(64 / 8), 64, 8) == pytest.approx(0)
+    assert uniformity(0.5 * math.log(64), 64, math.inf) == pytest.approx(0.5)
+    assert uniformity(math.log(64), 64, 1) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda h, k, b: h / math.log(k),  # no floor
+        lambda h, k, b: (h - math.log(k / b)) / (math.log(k) - math.log(k / b)),  # a floor below 0
+        lambda h, k, b: (h - math.log(max(1, k / b))) / math.log(k),  # the floor on one side only
+    ],
+)
+def test_planted_errors_in_uniformity_are_found(wrong: Callable[[float, int, float], float | None]) -> None:
+    with pytest.raises(AssertionError):
+        check_uniformity(wrong)
+
+
+def loop_divergence(teacher: list[float], student: list[float]) -> float:
+    return sum(t * math.log(t / s) for t, s in zip(teacher, student, strict=True) if t > 0)
+
+
+def check_divergence(measure: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+    teacher, student = case(1)[0], softmax(np.random.default_rng(2).normal(size=(12, 7)), 0.5)
+    expected = [loop_divergence(t, s) for t, s in zip(teacher.tolist(), student.tolist(), strict=True)]
+    assert measure(teacher, student) == pytest.approx(expected)
+
+
+def test_the_divergence_equals_a_loop_and_survives_a_student_without_mass() -> None:
+    check_divergence(kl_divergence)
+    certain = np.eye(3)[[0]]
+    assert kl_divergence(certain, np.eye(3)[[1]])[0] == pytest.approx(-math.log(1e-300))
+    assert kl_divergence(certain, certain)[0] == 0
+
+
+@pytest.mark.parametrize("wrong", [lambda t, s: kl_divergence(s, t + 1e-12), lambda t, s: kl_divergence(t, s) + entropy(t)])
+def test_planted_errors_in_the_divergence_are_found(wrong: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+    with pytest.raises(AssertionError):
+        check_divergence(wrong)
+
+
+def loop_distinct(prototypes: list[list[float]]) -> int:
+    counted: list[list[float]] = []
+    for row in prototypes:
+        cosines = [sum(a * b for a, b in zip(row, other, strict=True)) / math.hypot(*row) / math.hypot(*other) for other in counted]
+        if all(c < 0.975 for c in cosines):
+            counted.append(row)
+    return len(counted)
+
+
+def check_distinct(measure: Callable[[np.ndarray], int]) -> None:
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        prototypes = rng.normal(size=(8, 6))[rng.integers(8, size=30)] * rng.uniform(0.5, 2, (30, 1)) + rng.normal(size=(30, 6)) * 0.1
+        assert measure(prototypes) == loop_distinct(prototypes.tolist())
+
+
+def test_near_duplicates_count_once() -> None:
+    check_distinct(distinct_prototypes)
+    assert distinct_prototypes(np.ones((5, 3))) == 1
+    assert distinct_prototypes(np.concatenate([np.eye(4), 3 * np.eye(4)])) == 4
+    assert distinct_prototypes(np.tile(np.eye(4), (5000, 1))) == 4
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda p: len(p),
+        lambda p: len(np.unique(p.round(6), axis=0)),  # exact duplicates only
+        lambda p: int(np.linalg.matrix_rank(p)),
+        lambda p: distinct_prototypes(p - p.mean(axis=0)),  # centred
+    ],
+)
+def test_planted_errors_in_the_count_are_found(wrong: Callable[[np.ndarray], int]) -> None:
+    with pytest.raises(AssertionError):
+        check_distinct(wrong)

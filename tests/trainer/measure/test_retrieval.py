@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from trainer.measure.retrieval import reciprocal_ranks
+from trainer.measure.retrieval import fresh_views, reciprocal_ranks
 
 Ranks = Callable[[np.ndarray, np.ndarray], np.ndarray]
 CHANCE_OF_32 = sum(1 / r for r in range(1, 33)) / 32
@@ -98,3 +98,34 @@ def test_noise_scores_chance_on_average_and_a_match_scores_one() -> None:
 def test_rows_that_do_not_pair_are_refused() -> None:
     with pytest.raises(ValueError, match="in the order of their locals"):
         reciprocal_ranks(np.ones((3, 2)), np.ones((4, 2)))
+
+
+def check_views(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> None:
+    """By the one line that says the law, crop by crop, on the same draws."""
+    images = np.random.default_rng(0).normal(size=(3, 1, 4, 4, 4)).astype(np.float32)
+    kept = images.copy()
+    found = change(images, np.random.default_rng(7))
+    assert (images == kept).all()
+    rng = np.random.default_rng(7)
+    scales, shifts = ([float(v) for v in rng.standard_normal(3)] for _ in range(2))
+    rng.random((3, 3))
+    noise = rng.standard_normal((3, 1, 4, 4, 4), dtype=np.float32)
+    for i in range(3):
+        assert found[i] == pytest.approx(kept[i] * (1 + 0.1 * scales[i]) + 0.02 * shifts[i] + 0.03 * noise[i], abs=1e-6)
+
+
+def test_fresh_views_scale_shift_and_add_noise_on_the_same_draws_as_ever() -> None:
+    check_views(fresh_views)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x, rng: fresh_views(x, rng) + 0.01,
+        lambda x, rng: fresh_views(x, np.random.default_rng(8)),
+        lambda x, rng: fresh_views(x[::-1], rng)[::-1],
+    ],
+)
+def test_planted_errors_in_the_views_are_found(wrong: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> None:
+    with pytest.raises(AssertionError):
+        check_views(wrong)

@@ -12,6 +12,8 @@ import pytest
 from trainer.config import TrainerConfig
 from trainer.data import Batch, Scan, batches, load_scans
 from trainer.measure import TrainMeasures
+from trainer.measure import record as record_room
+from trainer.measure.prototypes import softmax
 from trainer.measure.record import structures
 from trainer.measure.train import WINDOW_STEPS
 
@@ -50,6 +52,9 @@ def take(measures: TrainMeasures, batch: Batch) -> None:
         features=rng.normal(size=(8, 6)).astype(np.float32) if measuring else None,
         ratio=batch.ratio[:, :2].T.reshape(-1) if measuring else None,
         crop_losses=crop_losses,
+        teacher_probs=rng.dirichlet(np.ones(16), 8) if measuring else None,
+        prototypes=np.concatenate([np.eye(6), np.eye(6)]) if measuring else None,
+        gradient_norms={"backbone": 1.0 + batch.step, "dino_head": 0.5},
     )
 
 
@@ -80,9 +85,65 @@ def test_every_measure_of_the_issue_is_there_and_plain(scans: list[Scan], feed: 
     found = run(scans, feed).metrics()
     names = "loss_total loss_global loss_local loss_stability loss_largest_rise foreground_violations global_iou local_containment "
     names += "feature_std rankme prototype_entropy marginal_entropy prototype_usage "
+    names += "lidar uniformity distinct_prototypes kl_teacher_student teacher_entropy gradient_norm_backbone gradient_norm_dino_head "
     names += " ".join(f"foreground_ratio_{v}{own}{p}" for v in ("global", "local") for own in ("", "_own") for p in ("", "_p10"))
     assert {f"train/{name}" for name in names.split()} <= found.keys()
     assert all(type(value) is float and math.isfinite(value) for value in found.values())
+
+
+def test_further_terms_and_gradient_norms_are_means_of_the_last_steps(scans: list[Scan], feed: list[Batch]) -> None:
+    measures = TrainMeasures(small(), scans)
+    for batch in feed:
+        extra = {"loss_koleo": -1.0 - batch.step} if batch.step < 5 else {}
+        measures.update(
+            batch,
+            losses={"loss_total": 4.0, **extra},
+            student_logits=None,
+            features=None,
+            ratio=None,
+            crop_losses=None,
+            gradient_norms={"backbone": float(batch.step)},
+        )
+    found = measures.metrics()
+    assert found["train/gradient_norm_backbone"] == 5
+    assert found["train/loss_koleo"] == -4
+
+
+def test_prototypes_and_pairs_are_read_as_they_were_given(scans: list[Scan], feed: list[Batch]) -> None:
+    found = run(scans, feed).metrics()
+    assert found["train/distinct_prototypes"] == 6
+    logits = np.random.default_rng(5)
+    logits.normal(0, 0.05, 3), logits.normal(4, 1, feed[5].ratio.shape)
+    probs = softmax(logits.normal(0, 0.2, (8, 16)).astype(np.float32), 0.1)
+    nats = float(np.mean([-sum(p * math.log(p) for p in row) for row in probs.tolist()]))
+    assert found["train/uniformity"] == pytest.approx((nats - math.log(2)) / (math.log(16) - math.log(2)))
+
+
+def collapsed_at(scans: list[Scan], feed: list[Batch], steps: set[int]) -> TrainMeasures:
+    measures = TrainMeasures(small(), scans)
+    rng = np.random.default_rng(0)
+    for batch in feed:
+        logits = np.zeros((8, 16), np.float32) if batch.step in steps else rng.normal(0, 5, (8, 16)).astype(np.float32)
+        measures.update(
+            batch,
+            losses={"loss_total": 4.0},
+            student_logits=logits,
+            features=rng.normal(size=(8, 6)).astype(np.float32),
+            ratio=np.ones(8, np.float32),
+            crop_losses=None,
+        )
+    return measures
+
+
+def test_a_collapse_is_dated_to_the_first_measure_from_which_it_held_without_break(scans: list[Scan], feed: list[Batch]) -> None:
+    assert collapsed_at(scans, feed, {4, 5, 6}).metrics()["train/collapse_since_step"] == 5
+    assert collapsed_at(scans, feed, {1, 2, 4, 5, 6}).metrics()["train/collapse_since_step"] == 5
+    assert collapsed_at(scans, feed, set(range(7))).metrics()["train/collapse_since_step"] == 1
+    assert "train/collapse_since_step" not in collapsed_at(scans, feed, {1, 2, 3}).metrics()
+    state = collapsed_at(scans, feed[:6], {4, 5, 6}).state_dict()
+    resumed = TrainMeasures(small(), scans)
+    resumed.load_state_dict(state)
+    assert resumed.metrics()["train/collapse_since_step"] == 5
 
 
 def test_nothing_is_measured_before_the_first_step(scans: list[Scan]) -> None:
@@ -205,3 +266,34 @@ def test_structures_of_large_crops_are_those_of_a_regular_grid() -> None:
     labels[0, 0, 0] = 9
     assert structures(labels, np.zeros(3, int), 130) == [4, 9]
     assert structures(labels, np.array([1, 1, 1]), 60) == [4]
+
+
+def test_the_record_is_bounded_and_says_which_steps_it_kept(scans: list[Scan], feed: list[Batch], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(scans, feed).crop_table()
+    assert whole.schema.metadata == {b"every_steps": b"1"}
+    monkeypatch.setattr(record_room, "MOST_CROPS", 70)  # three steps of 20 crops
+    bounded = run(scans, feed).crop_table()
+    assert bounded.schema.metadata == {b"every_steps": b"4"}
+    assert sorted(set(bounded["step"].to_pylist())) == [0, 4]
+    assert bounded.to_pylist() == [row for row in whole.to_pylist() if row["step"] % 4 == 0]
+    halfway = TrainMeasures(small(), scans)
+    halfway.load_state_dict(run(scans, feed[:5]).state_dict())
+    for batch in feed[5:]:
+        take(halfway, batch)
+    assert halfway.crop_table().equals(bounded, check_metadata=True)
+
+
+def test_a_single_step_of_many_crops_is_kept_whole(scans: list[Scan], feed: list[Batch], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_room, "MOST_CROPS", 7)
+    assert set(run(scans, feed).crop_table()["step"].to_pylist()) == {0}
+
+
+def test_parts_of_many_steps_are_joined(scans: list[Scan], feed: list[Batch], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(scans, feed).crop_table()
+    monkeypatch.setattr(record_room, "_PARTS", 2)
+    assert run(scans, feed).crop_table().equals(whole)
+
+
+def test_the_size_on_record_is_the_edge_in_the_scan(scans: list[Scan], feed: list[Batch]) -> None:
+    batch = Batch(**{**vars(feed[0]), "global_edges": np.array([[13, 14]] * 4), "local_edges": np.array([[5, 6, 7]] * 4)})
+    assert run(scans, [batch]).crop_table()["size"].to_pylist() == [13, 14, 5, 6, 7] * 4
