@@ -96,7 +96,11 @@ def answer(
     where, subject = (last, last.arm(last.winner)) if adopted else _closest(study, conclusions)
     found = evidence.get(where.phase, {}).get(subject.name, {})
     return Answer(
-        headline=[*_headline(study, conclusions, adopted), *(_phase_line(conclusion) for conclusion in conclusions)],
+        headline=[
+            *_headline(study, conclusions, adopted),
+            *_otherwise(study, last, adopted),
+            *(_phase_line(conclusion) for conclusion in conclusions),
+        ],
         subject=f"{subject.name} ({where.phase})" if subject.name != BASELINE else "the winner",
         changes=[change for change in _changes(study, last.winner_levels, base) if change.path not in last.inert],
         questions=[] if subject.name == BASELINE and not adopted else [_answered(study, one, found, origin) for one in study.questions],
@@ -137,6 +141,12 @@ def _headline(study: Study, conclusions: Sequence[Conclusion], adopted: bool) ->
             f"may yet help; the largest effect is {effect} of {best.name}. Until more replicates tell, the baseline stays."
         ]
     return [f"No: none of {counted(len(arms), 'arm')} is adopted{beaten}. The baseline stays."]
+
+
+def _otherwise(study: Study, last: Conclusion, adopted: bool) -> list[str]:
+    if study.otherwise is None or adopted or last.next is not None:
+        return []
+    return [f"The study for this case, beside this one's file: ablate run {study.otherwise}"]
 
 
 def _idle(arm: ArmVerdict) -> bool:

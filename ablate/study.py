@@ -195,6 +195,8 @@ class Study(_Strict):
     """Metrics shown in every table beside the objective; none: what the trainer's `headlines` offer names."""
     questions: list[Question] = []
     """What the report answers for the winner; none: what the trainer's `headlines` offer names."""
+    otherwise: str | None = Field(None, pattern=r"\.ya?ml$")
+    """The study to run where this one ends with nothing adopted: a file, from the folder of this study's file."""
     phases: list[Phase] = Field(min_length=1)
 
     def phase(self, name: str) -> Phase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import time
@@ -22,10 +23,21 @@ checkpoint.pt, summary.json, crops.parquet, gallery.png. With the DIR of an inte
   python -m trainer loop.steps=0                                the untrained network
   python -m trainer data.source=/data/ct crops.foreground_crop_prob=1.0 out=runs/ct
 
+  python -m trainer COMMAND --help                              one of: {commands}
+
 presets: {presets}
 
 settings and their defaults:
 {settings}"""
+
+COMMANDS = {
+    "crops": "trainer.redraw:main",
+    "data": "trainer.data.command:main",
+    "diagnose": "trainer.diagnose.command:main",
+    "embed": "trainer.trained.embed:main",
+    "export": "trainer.trained.export:main",
+}
+"""What else the first word may ask for: `module:function`, called with the words after it; returns the exit code."""
 
 EXIT_DONE, EXIT_FAILED, EXIT_INVALID, EXIT_INTERRUPTED = 0, 1, 2, 3
 WATCHED = ("train/loss_total", "train/prototype_entropy_foreground", "train/foreground_mutual_information", "probe/local_to_global_mrr")
@@ -55,9 +67,13 @@ class Terminal:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 invalid, 3 interrupted and resumable."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in COMMANDS:
+        module, function = COMMANDS[given[0]].split(":")
+        code: int = getattr(importlib.import_module(module), function)(given[1:])
+        return code
     if any(word in ("-h", "--help", "help") for word in given):
         settings = "\n".join(f"  {path}={value}" for path, value in leaves(TrainerConfig()).items())
-        print(USAGE.format(presets=", ".join(presets()), settings=settings))
+        print(USAGE.format(commands=", ".join(COMMANDS), presets=", ".join(presets()), settings=settings))
         return EXIT_DONE
     outs = [word.split("=", 1)[1] for word in given if word.startswith("out=")]
     overrides = [word for word in given if not word.startswith("out=")]

@@ -36,7 +36,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
         problems += checks.settings(document, offers)
         document = checks.coerced(document, offers)
     study, found = _validated(document)
-    problems += found
+    problems += found + checks.companion(document, path)
     if problems:
         # What has no problem of its own is checked further, so that one mistake hides no other.
         study, _ = _validated(pruned(document, problems))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from ablate import design
@@ -72,6 +73,16 @@ def names(document: Document) -> list[Problem]:
     if BASELINE in _mapping(document.get("references")):
         problems.append(Problem(("references", BASELINE), "the reference arm has this name. Choose another."))
     return problems
+
+
+def companion(document: Document, path: Path) -> list[Problem]:
+    """A study for the case that nothing helps, which is not there."""
+    named = document.get("otherwise")
+    if not isinstance(named, str) or (path.parent / named).is_file():
+        return []
+    beside = sorted(found.name for found in path.parent.glob("*.y*ml") if found.name != path.name)
+    choice = f" Name one of {', '.join(beside)}." if beside else ""
+    return [Problem(("otherwise",), f"expected a study file in {path.parent} but there is no {named}.{nearest(named, beside) or choice}")]
 
 
 def shapes(document: Document) -> list[Problem]:

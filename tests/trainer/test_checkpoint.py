@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.checkpoint import NAME, CheckpointError, load, pack, save, unpack
-from trainer.config import TrainerConfig
+from trainer.checkpoint import (
+    NAME,
+    CheckpointError,
+    contents,
+    fill,
+    load,
+    pack,
+    replacing,
+    save,
+    starting_weights,
+    trained,
+    unpack,
+    write_tensors,
+)
+from trainer.config import TrainerConfig, from_mapping
+from trainer.model import build
 
 CPU = torch.device("cpu")
 STATE: dict[str, Any] = {
@@ -95,3 +110,121 @@ def test_a_failed_write_leaves_the_old_checkpoint_and_no_litter(tmp_path: Path) 
         save(tmp_path, TrainerConfig(), {"unsaveable": lambda: None})
     assert (tmp_path / NAME).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+class Trap:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.file,))
+
+
+@pytest.mark.parametrize("where", ["whole", "inside", "beside weights"])
+def test_a_foreign_checkpoint_is_never_unpickled(tmp_path: Path, where: str) -> None:
+    trap, file = Trap(tmp_path / "sprung"), tmp_path / "model.pth"
+    held = {"whole": trap, "inside": {"hyper_parameters": {"a": [trap]}}, "beside weights": {"w": torch.ones(2), "callback": trap}}
+    torch.save(held[where], file)
+    with pytest.raises(CheckpointError, match=r"model\.pth: expected tensors and plain values only but it holds objects \(.*state_dict"):
+        contents(file)
+    assert not (tmp_path / "sprung").exists()
+    torch.load(file, weights_only=False)  # the planted error: read without care, the trap springs
+    assert (tmp_path / "sprung").exists()
+
+
+def test_a_foreign_checkpoint_of_tensors_is_read_whatever_its_format(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "model": {"w": torch.ones(2)}}, tmp_path / "a.pth")
+    write_tensors(tmp_path / "b.safetensors", {"w": torch.ones(2)}, {"note": "x"})
+    assert torch.equal(contents(tmp_path / "a.pth")["model"]["w"], torch.ones(2))
+    assert torch.equal(contents(tmp_path / "b.safetensors")["w"], torch.ones(2))
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"\x80\x04garbage", b"PK\x03\x04 torn", None])
+def test_a_file_that_is_no_checkpoint_says_so(tmp_path: Path, name: str, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"cannot be read|no such file"):
+        contents(tmp_path / name)
+
+
+def test_the_networks_of_a_run_come_back_with_their_settings(tiny_run: Path, tiny_settings: dict[str, object]) -> None:
+    found = trained(tiny_run)
+    assert (found.step, found.config.model.dim) == (3, 12)
+    assert found.config == from_mapping(tiny_settings)
+    build(found.config).load_state_dict(found.weights("teacher"))
+    assert any(not torch.equal(found.student[name], found.teacher[name]) for name in found.student)
+
+
+def test_what_is_no_checkpoint_of_ours_asks_for_a_factory(tmp_path: Path) -> None:
+    torch.save({"model": {"w": torch.ones(2)}}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"but it holds model\. For another model name the function that builds it: --factory"):
+        trained(tmp_path / "other.pth")
+
+
+def test_a_run_starts_from_the_student_of_another(tiny_run: Path, tiny_settings: dict[str, object]) -> None:
+    config = from_mapping({**tiny_settings, "seed": 5, "loop.lr": 0.1})
+    weights = starting_weights(tiny_run, config)
+    student = trained(tiny_run).student
+    assert weights.keys() == student.keys()
+    assert all(torch.equal(weights[name], student[name]) for name in student)
+
+
+def test_a_head_of_another_shape_starts_anew_and_says_so(
+    tiny_run: Path, tiny_settings: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = from_mapping({**tiny_settings, "model.prototypes": 16, "loss.ibot_weight": 1.0, "seed": 5})
+    weights, own, student = starting_weights(tiny_run, config), build(config).state_dict(), trained(tiny_run).student
+    assert weights.keys() == own.keys()
+    fresh = {name for name in own if torch.equal(weights[name], own[name]) and name not in student}
+    assert {"backbone.mask_token", "ibot_head.prototypes"} <= fresh
+    assert all(torch.equal(weights[name], own[name]) for name in own if name.startswith("dino_head."))
+    assert all(torch.equal(weights[name], student[name]) for name in student if name.startswith("backbone."))
+    assert "backbone.mask_token, dino_head, ibot_head starts anew" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model.dim": 24}, "model.dim was 12 and is 24"),
+        ({"model.heads": 1}, "model.heads was 2 and is 1"),
+        (
+            {"model.layer_scale": 0.1, "model.pooling": "cls"},
+            "model.pooling was 'mean' and is 'cls'; model.layer_scale was None and is 0.1",
+        ),
+    ],
+)
+def test_another_backbone_is_refused_by_the_settings_that_differ(
+    tiny_run: Path, tiny_settings: dict[str, object], change: dict[str, object], said: str
+) -> None:
+    with pytest.raises(CheckpointError) as error:
+        starting_weights(tiny_run, from_mapping({**tiny_settings, **change}))
+    assert said in str(error.value)
+    assert str(error.value).startswith("loop.start_from: expected the backbone of this configuration")
+
+
+def test_a_file_takes_its_place_only_when_it_was_written_well(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    with replacing(path) as beside:
+        beside.write_text("one")
+    with suppress(RuntimeError), replacing(path) as beside:
+        beside.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "one"
+    assert [found.name for found in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_a_backbone_of_another_version_is_refused_by_the_weight_that_is_missing(
+    tiny_run: Path, tiny_settings: dict[str, object], tmp_path: Path
+) -> None:
+    held = torch.load(tiny_run / NAME, weights_only=True)
+    del held["state"]["learner"]["student"]["backbone.blocks.0.mlp.0.weight"]
+    torch.save(held, tmp_path / NAME)
+    with pytest.raises(CheckpointError, match=r"lacks backbone\.blocks\.0\.mlp\.0\.weight\. It is of another version"):
+        starting_weights(tmp_path, from_mapping(tiny_settings))
+    with pytest.raises(
+        CheckpointError, match=r"expected weights that fit its own settings but 1 do not, such as backbone\.blocks\.0\.mlp\.0\.weight"
+    ):
+        fill(build(from_mapping(tiny_settings)), trained(tmp_path).student, tmp_path)

@@ -218,6 +218,7 @@ class Measure:
     )
     rich_ratio: float = _field(0.5, "Least body share of a foreground-rich probe crop.", at_least=0.0, at_most=1.0)
     background_ratio: float = _field(0.05, "Greatest body share of a background probe crop.", at_least=0.0, at_most=1.0)
+    scans_at_most: int = _field(64, "Held-out scans that the probes read; of more the first ones.", at_least=1)
     crops_per_scan: int = _field(32, "Foreground-rich probe crops a held-out scan.", at_least=4, at_most=4096)
     background_crops_per_scan: int = _field(8, "Background probe crops a held-out scan.", at_least=0, at_most=4096)
     seed: int = _field(20_000, "Seed of the probe crops.", at_least=0)

@@ -110,5 +110,7 @@ def inert(config: TrainerConfig) -> tuple[str, ...]:
     if loop.steps == 0:
         # An untrained network reads only its initial weights, its normalisation statistics and the yardstick.
         quiet += [f"loss.{f.name}" for f in dataclasses.fields(Loss)]
-        quiet += [f"loop.{f.name}" for f in dataclasses.fields(Loop) if f.name not in ("steps", "batch_size", "device", "precision")]
+        quiet += [
+            f"loop.{f.name}" for f in dataclasses.fields(Loop) if f.name not in ("steps", "batch_size", "start_from", "device", "precision")
+        ]
     return tuple(dict.fromkeys(quiet))
