@@ -11,8 +11,9 @@ Feasible means: inside the scan, and of the least ratio where the coin says so. 
 so step 1 has to look for a partner only where the first crop is free, the second is not, and the first lacks the ratio.
 
 With `global_scale_mm` or `local_scale_mm` each crop first draws the millimetres that it spans, uniformly in the range. All rules
-then hold for crops of these edges, with three differences: an overlap is asked as far as two edges permit it, the first global crop is not chosen with regard to a partner, and a local
-crop lies anywhere inside its parent, as patch grids of different scales cannot agree.
+then hold for crops of these edges, with three differences: an overlap is asked as far as two edges permit it, the first global crop
+is not chosen with regard to a partner, and a local crop lies anywhere inside its parent, as patch grids of different scales
+cannot agree.
 
 Drawn by rejection from one named stream a crop, so that a draw without constraint is the first proposal and a constrained one
 the first that holds; after `_PROPOSALS` in vain by enumeration from the same stream. Both are uniform over the same set,
