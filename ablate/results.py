@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablate import preflight
 from ablate.answer import Answer, answer
 from ablate.errors import LedgerError
 from ablate.ledger import Ledger, TrialRecord, Use
@@ -86,6 +87,7 @@ class Results:
             "winner_levels": self.conclusions[-1].winner_levels if self.conclusions else study.baseline,
             "thresholds": {path: found.model_dump(mode="json") for path, found in self.thresholds.items()},
             "answer": said.model_dump(mode="json"),
+            "preflight": preflight.kept(self.root, study, self.code_version) or [],
             "failed_trials": self._failed(),
             "code_version": self.code_version,
             "data_hash": self.data_hash,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ablate import design, gates, plan, trial, verdict
-from ablate.errors import BaselineFailed, BudgetSpent, StudyError
+from ablate import design, gates, plan, preflight, trial, verdict
+from ablate.errors import BaselineFailed, BudgetSpent
 from ablate.execution.pool import Queue, QueueEvent
 from ablate.ledger import Ledger
 from ablate.offers import Offers
@@ -19,6 +18,9 @@ from ablate.verdict import Conclusion
 
 class Observer(Protocol):
     """Who watches a run; it never changes it."""
+
+    def foretold(self, findings: Sequence[Mapping[str, object]]) -> None:
+        """What the trainer said of the arms before any training, each finding once; before the first phase."""
 
     def phase(self, name: str) -> None:
         """A phase begins."""
@@ -49,12 +51,15 @@ def run(study: Study, root: Path, observer: Observer) -> list[Conclusion]:
         Interrupted: The user stopped it; the same command goes on.
     """
     offers = Offers(study.trainer)
-    check_feasible(study, offers, root)
+    arms = preflight.asked(study)
+    findings = preflight.summary(arms, preflight.check(study, arms, offers, root))
     ledger = Ledger(root / study.study / "ledger.db")
     with Queue(ledger, root, study, on_event=observer.event) as queue:
         data_hash = offers.data_hash(offers.config(study.baseline, 0))
         document = {"study": study.model_dump(mode="json", by_alias=True), "base": offers.base()}
         ledger.freeze(document, offers.code_version(), data_hash)
+        preflight.keep(root, study, offers.code_version(), findings)
+        observer.foretold(findings)
         stage = Stage(study, offers, data_hash, root, ledger, queue, observer)
         carried, concluded = dict(study.baseline), []
         name: str | None = study.phases[0].name
@@ -66,41 +71,6 @@ def run(study: Study, root: Path, observer: Observer) -> list[Conclusion]:
             carried, name = dict(conclusion.winner_levels), conclusion.next
         ledger.event("done", f"{study.study}: {len(concluded)} phases concluded")
         return concluded
-
-
-def check_feasible(study: Study, offers: Offers, root: Path) -> None:
-    """Ask the trainer, before anything runs, whether each statically known arm can work on this data.
-
-    What a later phase carries is not known yet: its arm is a problem only where it cannot work on top of anything that may be carried.
-
-    Raises:
-        StudyError: Every level that cannot, with its measured reason.
-    """
-    asked = [("baseline", dict(study.baseline))]
-    asked += [(f"references.{name}", {**study.baseline, **levels}) for name, levels in study.references.items()]
-    for index, phase in enumerate(study.phases):
-        if isinstance(phase.design, Tune):
-            continue
-        carries, complete = ([study.baseline], True) if index == 0 else design.possible_carries(study, index)
-        for carried in carries if complete else []:
-            expanded = design.expand(phase, carried)
-            asked += [(f"phases[{index}] arm {arm.name!r}", dict(arm.levels)) for arm in expanded if arm.name != BASELINE]
-    findings = offers.preflight([offers.config(levels, 0) for _, levels in asked], root)
-    asked_of = Counter(where for where, _ in asked)
-    failed: Counter[str] = Counter()
-    problems: dict[str, list[str]] = {}
-    for (where, _), found in zip(asked, findings, strict=True):
-        errors = [f"{finding.path}: {finding.what} {finding.mend}" for finding in found if finding.level == "error"]
-        failed[where] += bool(errors)
-        for error in errors:
-            problems.setdefault(error, []).append(where)
-    lines = []
-    for problem, places in problems.items():
-        certain = [where for where in dict.fromkeys(places) if failed[where] == asked_of[where]]
-        if certain:
-            lines.append(f"{problem} (in {certain[0]}{f' and {len(certain) - 1} more' if len(certain) > 1 else ''})")
-    if lines:
-        raise StudyError(study.study, lines)
 
 
 class Stage:
@@ -124,6 +94,7 @@ class Stage:
         if isinstance(phase.design, Tune):
             conclusion = self._tuned(phase, phase.design, carried)
         else:
+            self._look_again(phase, carried)
             replicates = range(self.study.replicates_of(phase).start)
             conclusion = self._decide(phase, design.expand(phase, carried), replicates)
         inert = self.offers.inert(self.offers.config(conclusion.winner_levels, 0))
@@ -132,6 +103,15 @@ class Stage:
         self.ledger.conclude(phase.name, conclusion.model_dump(mode="json"))
         self.ledger.event("phase", f"{phase.name}: {conclusion.reason}")
         return conclusion
+
+    def _look_again(self, phase: Phase, carried: Levels) -> None:
+        """An arm that the real winner turns out not to permit is on record before its trials show it."""
+        arms = [arm for arm in design.expand(phase, carried) if arm.name != BASELINE]
+        found = self.offers.preflight([self.offers.config(arm.levels, 0) for arm in arms], self.root)
+        for arm, findings in zip(arms, found, strict=True):
+            for finding in findings:
+                if finding.level == "error":
+                    self.ledger.event("preflight", f"{phase.name}: {arm.name}: {finding.path}: {finding.what} {finding.mend}")
 
     def _decide(self, phase: Phase, arms: Sequence[Arm], replicates: Sequence[int], points: Sequence[verdict.Point] = ()) -> Conclusion:
         references = [Arm(name=n, levels={**self.study.baseline, **levels}) for n, levels in self.study.references.items()]

@@ -231,7 +231,7 @@ class Arm(_Strict):
 class Finding(_Strict):
     """What a trainer's preflight says about a configuration before any training."""
 
-    level: Literal["error", "warning"]
+    level: Literal["error", "warning", "info"]
     path: str
     what: str
     value: float | str | None = None

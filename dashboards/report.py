@@ -39,6 +39,7 @@ def render(results: Results) -> str:
         **{f"phase-{i}": (f"Phase {phase['name']}", sections.phase(results, document, i)) for i, phase in enumerate(document["phases"])},
         "thresholds": ("Thresholds", sections.thresholds(document)),
         "crops": ("What the arms see", sections.galleries(results, document)),
+        "preflight": ("What was foretold", sections.foretold(document)),
         "run": ("How it was run", sections.how(results, document)),
     }
     kept = {name: part for name, part in parts.items() if part[1]}

@@ -61,19 +61,32 @@ def tune(
 
 
 @app.command()
-def plan(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False, runs: Root = Path("runs")) -> None:
-    """What would run and what it would cost; starts nothing."""
+def plan(
+    study: StudyFile,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    look: Annotated[bool, typer.Option("--preflight", help="Look at the data and the crops of every arm now (seconds; kept).")] = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """What would run, what it would cost, and what speaks against it; starts nothing."""
+    from ablate import preflight
     from ablate.cli.tables import print_plan
     from ablate.loading import load
     from ablate.offers import Offers
     from ablate.plan import plan as plan_study
 
     loaded = load(Path(study), overrides or [])
-    planned = plan_study(loaded, Offers(loaded.trainer))
+    offers = Offers(loaded.trainer)
+    document = plan_study(loaded, offers).document()
+    if look:
+        arms = preflight.asked(loaded)
+        found = offers.preflight([offers.config(levels, 0) for _, levels in arms], runs)
+        preflight.keep(runs, loaded, offers.code_version(), preflight.summary(arms, found))
+    document["preflight"] = preflight.kept(runs, loaded, offers.code_version())
     if as_json:
-        _print_json(planned.document())
+        _print_json(document)
     else:
-        print_plan(planned.document())
+        print_plan(document, study)
 
 
 @app.command()

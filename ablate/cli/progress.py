@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ablate.cli.tables import print_findings
 from ablate.execution.pool import QueueEvent
 from ablate.study import Study
 from ablate.trial import TrialSpec, result_of
@@ -42,6 +43,9 @@ class Progress:
     states: dict[str, str] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     ran: int = 0
+
+    def foretold(self, findings: Sequence[Mapping[str, object]]) -> None:
+        """What was said before any training."""
 
     def phase(self, name: str) -> None:
         """A phase begins."""
@@ -126,6 +130,10 @@ class PlainView:
     def __exit__(self, *_: object) -> None:
         return None
 
+    def foretold(self, findings: Sequence[Mapping[str, object]]) -> None:
+        """What was said before any training."""
+        print_findings(findings, self.console)
+
     def phase(self, name: str) -> None:
         """A phase begins."""
         self.progress.phase(name)
@@ -170,6 +178,10 @@ class LiveView:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.live.__exit__(kind, error, trace)
+
+    def foretold(self, findings: Sequence[Mapping[str, object]]) -> None:
+        """What was said before any training."""
+        print_findings(findings, self.live.console)
 
     def phase(self, name: str) -> None:
         """A phase begins."""

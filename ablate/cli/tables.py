@@ -15,6 +15,7 @@ from ablate import words
 if TYPE_CHECKING:  # `ablate plan` prints too, and need not wait for the ledger's packages
     from ablate.results import Results
 
+SHOWN_ARMS = 3
 SHOWN_FAILURES = 5
 STYLES = {"adopt": "bold green", "reject": "red", "undecided": "yellow", "baseline": "dim", "reference": "dim"}
 
@@ -104,8 +105,8 @@ def _thresholds_table(thresholds: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def print_plan(document: Mapping[str, Any]) -> None:
-    """What would run, phase by phase, and its cost."""
+def print_plan(document: Mapping[str, Any], file: str) -> None:
+    """What would run, phase by phase, its cost, and what the trainer says of it before any training."""
     console = Console()
     table = Table(title=f"plan of {document['study']}", title_justify="left", title_style="bold")
     for column in ("phase", "design", "arms", "new trials"):
@@ -116,6 +117,23 @@ def print_plan(document: Mapping[str, Any]) -> None:
     console.print(f"at most {document['trials_at_most']} trials", markup=False)
     if document["cost"].get("arithmetic"):
         console.print(document["cost"]["arithmetic"], markup=False, highlight=False)
+    if document["preflight"] is None:
+        console.print(f"Not looked at yet, what speaks against its arms: ablate plan {file} --preflight", markup=False, highlight=False)
+    else:
+        print_findings(document["preflight"], console)
+
+
+def print_findings(findings: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """What the trainer's preflight says, each finding once."""
+    shown = [finding for finding in findings if finding["level"] != "info"]
+    if not shown:
+        console.print("Preflight: nothing speaks against any arm.", markup=False)
+    for finding in shown:
+        arms = finding["arms"]
+        where = ", ".join(arms[:SHOWN_ARMS]) + (f" and {len(arms) - SHOWN_ARMS} more" if len(arms) > SHOWN_ARMS else "")
+        style = "bold red" if finding["level"] == "error" else "bold yellow"
+        console.print(f"Preflight {finding['level']}: {finding['path']}: {finding['what']}", markup=False, highlight=False, style=style)
+        console.print(f"  in   {where}\n  why  {finding['why']}\n  do   {finding['mend']}", markup=False, highlight=False)
 
 
 def print_status(document: Mapping[str, Any]) -> None:

@@ -163,11 +163,7 @@ class Offers:
         if name is None or not configs:
             return [[] for _ in configs]
         plain = [self._without_seed(config) for config in configs]
-        data = self.data_hash(plain[0])
-        files = [
-            root / "preflight" / f"{signature_of(config, self.neutral(config), self.code_version(), f'{data} {name}')}.json"
-            for config in plain
-        ]
+        files = self._kept(name, plain, root)
         found = {file: _read_findings(file) for file in files}
         missing = {file: config for file, config in zip(files, plain, strict=True) if found[file] is None}
         if missing:
@@ -177,6 +173,12 @@ class Offers:
                 found[file] = _findings(answer, name)
                 write_atomic(file, json.dumps(answer))
         return [found[file] or [] for file in files]
+
+    def _kept(self, name: str, plain: Sequence[Mapping[str, object]], root: Path) -> list[Path]:
+        """Where the findings of each config are kept."""
+        data, code = self.data_hash(plain[0]), self.code_version()
+        signatures = [signature_of(config, self.neutral(config), code, f"{data} {name}") for config in plain]
+        return [root / "preflight" / f"{signature}.json" for signature in signatures]
 
     @property
     def _reader(self) -> str | None:

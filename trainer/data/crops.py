@@ -108,7 +108,7 @@ class CropSampler:
         for views, scale in ((slice(2), self._crops.global_scale_mm), (slice(2, None), self._crops.local_scale_mm)):
             if scale is not None:
                 edges[views] = np.rint((scale[0] + share[views] * (scale[1] - scale[0])) / self._spacing_mm)
-        return np.clip(edges, 1, min(self._foreground.shape))
+        return np.asarray(np.clip(edges, 1, min(self._foreground.shape)))
 
     def feasible_fraction(self) -> dict[str, float]:
         """Shares, 0 to 1, of positions that hold their ratio.

@@ -14,6 +14,8 @@ RESCUE_SETS = ("model.pooling", "model.layer_scale")
 """Settings of the backbone in the baseline of that study: one that starts from a checkpoint must say them as they were trained."""
 RESCUE_WITHOUT = "phases.needed.components.no_layer_scale={}"
 """Its component that needs another backbone, left out."""
+RESCUE_REFERENCE = "references.untrained.model.layer_scale"
+"""Where its reference has a backbone of its own."""
 FLOOR_SHARE = 0.3
 """Least entropy of targets, as a share of ln K, from which it counts; .17 in the phantom's preset, which trains well."""
 Evidence = Mapping[str, float]

@@ -13,7 +13,7 @@ from trainer.checkpoint import BACKBONE
 from trainer.config import leaves, schema
 from trainer.data import load_scans
 from trainer.diagnose import Diagnosis, diagnose, read_sample, sample_scans
-from trainer.diagnose.causes import RESCUE, RESCUE_SETS, RESCUE_WITHOUT
+from trainer.diagnose.causes import RESCUE, RESCUE_REFERENCE, RESCUE_SETS, RESCUE_WITHOUT
 from trainer.diagnose.kinds import MEANING
 from trainer.diagnose.sample import FILES
 from trainer.trained.arguments import network, parser, split, with_factory
@@ -130,6 +130,11 @@ def _from(opened: Network, study: str) -> str:
     preset, own = leaves(schema(opened.config.preset)), leaves(opened.config)
     settings = {name: own[name] for name in BACKBONE if own[name] != preset[name] or (study == RESCUE and name in RESCUE_SETS)}
     words = [f"trainer.preset={opened.config.preset}", f"loop.start_from={opened.checkpoint}"]
-    words += [f"baseline.{name}={'null' if value is None else value}" for name, value in settings.items()]
-    words += [RESCUE_WITHOUT] if study == RESCUE else []
+    if study == RESCUE:
+        words += [RESCUE_WITHOUT, f"{RESCUE_REFERENCE}={_plain(own['model.layer_scale'])}"]
+    words += [f"baseline.{name}={_plain(value)}" for name, value in settings.items()]
     return " ".join(["", *words])
+
+
+def _plain(value: object) -> str:
+    return "null" if value is None else str(value)

@@ -17,7 +17,7 @@ from trainer.checkpoint import BACKBONE
 from trainer.config import from_mapping, leaves, schema
 from trainer.data import load_scans
 from trainer.diagnose import Sample, SampleError, diagnose, read_sample, sample_scans
-from trainer.diagnose.causes import CAUSES, RESCUE, RESCUE_SETS, RESCUE_WITHOUT, floor_share, sinkhorn_columns
+from trainer.diagnose.causes import CAUSES, RESCUE, RESCUE_REFERENCE, RESCUE_SETS, RESCUE_WITHOUT, floor_share, sinkhorn_columns
 from trainer.diagnose.command import main
 from trainer.diagnose.kinds import MEANING
 from trainer.trained.network import open_network
@@ -158,6 +158,7 @@ def test_the_rescue_study_sets_of_the_backbone_what_is_said_here() -> None:
     assert path == ["phases", "needed", "components"]
     (phase,) = [phase for phase in study["phases"] if phase["name"] == "needed"]
     assert set(phase["components"][name]) <= set(BACKBONE)
+    assert [f"references.untrained.{path}" for path in study["references"]["untrained"] if path in BACKBONE] == [RESCUE_REFERENCE]
     assert not any(set(bundle) & set(BACKBONE) for other, bundle in phase["components"].items() if other != name)
 
 
