@@ -64,7 +64,11 @@ def test_nothing_is_said_of_the_healthy_phantom_not_even_of_its_untrained_networ
 
 @pytest.mark.skipif(not CT.is_dir(), reason="no real CT: set ABLATE_CT_DIR")
 def test_nothing_is_said_of_the_healthy_setting_on_real_ct(tmp_path: Path) -> None:
-    config = HEALTHY | {"preset": "ct_cpu", "data.source": str(CT), "data.cache_dir": str(tmp_path)}
+    config = {name: value for name, value in HEALTHY.items() if not name.startswith("data.")} | {
+        "preset": "ct_cpu",
+        "data.source": str(CT),
+        "data.cache_dir": str(tmp_path),
+    }
     assert preflight(config) == []
 
 
