@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import time
@@ -22,6 +23,8 @@ checkpoint.pt, summary.json, crops.parquet, gallery.png. With the DIR of an inte
   python -m trainer                                             the embedded phantom, two CPU cores
   python -m trainer loop.steps=0                                the untrained network
   python -m trainer data.source=/data/ct crops.foreground_crop_prob=1.0 out=runs/ct
+
+  torchrun --nproc-per-node 2 -m trainer preset=ct_gpu out=runs/ct   several GPUs; the same result as one
 
   python -m trainer COMMAND --help                              one of: {commands}
 
@@ -80,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = [word for word in given if not word.startswith("out=")]
     try:
         config = compose(overrides)
+        if several() and not outs:
+            raise ConfigError("out: several processes train together and need one directory. Name it: out=DIR.")
         directory = Path(outs[-1] if outs else f"runs/trainer/{datetime.now():%Y%m%d-%H%M%S}")
         directory.mkdir(parents=True, exist_ok=True)
         return _train(config, directory, overrides)
@@ -110,8 +115,14 @@ def _train(config: TrainerConfig, directory: Path, overrides: Sequence[str]) -> 
     if run.interrupted and not (directory / "summary.json").exists():
         print(f"checkpoint saved. To go on:\n  {again}")
         return EXIT_INTERRUPTED
-    _table(metrics, directory)
+    if os.environ.get("RANK", "0") == "0":
+        _table(metrics, directory)
     return EXIT_DONE
+
+
+def several() -> bool:
+    """Whether torchrun or its like started more than this process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _table(metrics: Mapping[str, float], directory: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -302,3 +305,53 @@ def test_help_lists_presets_and_settings(capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr().out
     assert "phantom_cpu" in printed
     assert "crops.min_global_overlap=0.0" in printed
+
+
+@pytest.mark.slow
+def test_two_processes_leave_what_one_leaves(tmp_path: Path) -> None:
+    """The same measures, the same crops on record in the same order, one checkpoint, one summary."""
+    config = TINY | {"loop.steps": 4, "loop.checkpoint_every_steps": 2, "loss.ibot_weight": 1.0}
+    words = [f"{name}={value}" for name, value in config.items()]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    expected = train(config, Recorder(alone))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(2):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        command = [sys.executable, "-m", "trainer", *words, f"out={together}"]
+        environment = os.environ | place | {"OMP_NUM_THREADS": "1"}
+        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    try:
+        said = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "probe/local_to_global_mrr" in said[0]
+    assert "probe/" not in said[1]
+    one, two = (pq.read_table(directory / "crops.parquet") for directory in (alone, together))
+    for name in one.column_names:
+        if name != "loss":
+            assert one.column(name).equals(two.column(name)), name
+    torch.testing.assert_close(weights_in(together, config), weights_in(alone, config), atol=1e-5, rtol=1e-4)
+    found = json.loads((together / "summary.json").read_text())
+    assert found["collapse"] == json.loads((alone / "summary.json").read_text())["collapse"]
+    assert train(config, Recorder(together))["probe/local_to_global_mrr"] == pytest.approx(expected["probe/local_to_global_mrr"], abs=1e-3)
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer import train as loop
+
+    monkeypatch.setattr(loop, "ranks", lambda: 3)
+    with pytest.raises(ConfigError, match=r"loop.batch_size: expected a multiple of the 3 processes but got 4"):
+        loop.check_ranks(from_mapping(TINY))
+
+
+def test_several_processes_need_one_directory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["loop.steps=0"]) == 2
+    assert "out: several processes" in capsys.readouterr().err
