@@ -78,11 +78,13 @@ def test_a_planted_cause_is_found(level: str, path: str, planted: dict[str, obje
     assert (level, path) not in told(HEALTHY)
 
 
-@pytest.mark.parametrize("found", preflight(HEALTHY | PLANTED[0][2] | PLANTED[2][2] | PLANTED[5][2]), ids=lambda found: str(found["path"]))
-def test_each_finding_says_what_why_and_what_to_do(found: dict[str, object]) -> None:
-    assert isinstance(found["value"], float)
-    for part in ("what", "why", "mend"):
-        assert str(found[part]).rstrip().endswith(".")
+def test_each_finding_says_what_why_and_what_to_do() -> None:
+    found = preflight(HEALTHY | PLANTED[0][2] | PLANTED[2][2] | PLANTED[5][2])
+    assert len(found) == 3
+    for one in found:
+        assert isinstance(one["value"], float)
+        for part in ("what", "why", "mend"):
+            assert str(one[part]).rstrip().endswith(".")
 
 
 def test_air_that_fills_most_crops_is_found_and_named_with_its_bound() -> None:
