@@ -39,7 +39,7 @@ asked = json.loads(sys.argv[1])
 torch.set_num_threads(asked["threads"])
 run = Run(asked["directory"])
 found = train({**asked["config"], "measure.rungs": [], "loop.checkpoint_every_steps": 0, "measure.record_crops": False}, run)
-print(json.dumps({name: value for name, value in found.items() if name.startswith("loop/")}))
+print(json.dumps({name: value for name, value in {**run.last, **found}.items() if name.startswith("loop/")}))
 """
 
 

@@ -28,6 +28,8 @@ from trainer.step import GLOBALS, Learner, NotFinite, StepResult, of_all_ranks, 
 
 CALIBRATION_BATCHES = 4
 """Training batches from which an untrained network's feature norm learns its statistics."""
+OF_THE_MACHINE = ("loop/samples_per_second", "loop/model_flop_utilisation", "loop/peak_memory_gib")
+"""Measures of where a trial ran; reported on the way and kept in its summary, but no part of its result, which any machine gives again."""
 HISTORY = 32
 """Measures kept for the rule of `loop.stop_on_collapse`."""
 
@@ -127,7 +129,7 @@ def _train(settings: TrainerConfig, device: torch.device, progress: Progress, ru
             write_crops(directory, settings, scans, measures, seen)
         write_summary(directory, summary_of(metrics, progress, scans, split))
     told(run, progress.step, metrics)
-    return metrics
+    return {name: value for name, value in metrics.items() if name not in OF_THE_MACHINE}
 
 
 def check_ranks(settings: TrainerConfig) -> None:
@@ -300,6 +302,7 @@ def summary_of(metrics: Mapping[str, float], progress: Progress, scans: Sequence
     return {
         "collapse": classify({name: value for name, value in metrics.items() if name.startswith("probe/")}),
         "stopped": progress.stopped,
+        "machine": {name: metrics[name] for name in OF_THE_MACHINE if name in metrics},
         "alarm": None if (heard := alarm(progress.history)) is None else asdict(heard),
         "warnings": progress.warnings,
         "scans": {name: [scans[i].name for i in getattr(split, name)] for name in ("train", "select", "test")},
