@@ -149,7 +149,7 @@ def _window(settings: TrainerConfig) -> list[Finding]:
 def without_effect(settings: TrainerConfig) -> list[Finding]:
     """Settings that were changed from their preset and have no effect under the others."""
     usual, now = leaves(schema(settings.preset)), leaves(settings)
-    skipped = ("preset", "expected_trial_s", "data.cache_dir", "data.cache_limit_gb", "data.prefetch_batches")
+    skipped = ("preset", "expected_trial_s", "data.cache_dir", "data.prefetch_batches")
     carried_out = ("loop.micro_batch_size", "loop.shard_weights", "model.compile", "model.checkpoint_activations")
     return [
         finding(
