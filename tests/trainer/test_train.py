@@ -322,7 +322,7 @@ def test_two_processes_leave_what_one_leaves(tmp_path: Path) -> None:
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         command = [sys.executable, "-m", "trainer", *words, f"out={together}"]
         environment = os.environ | place | {"OMP_NUM_THREADS": "1"}
-        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"))
     try:
         said = [process.communicate(timeout=120)[0] for process in processes]
     finally:

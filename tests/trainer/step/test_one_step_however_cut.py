@@ -93,7 +93,7 @@ def two_ranks(tmp_path: Path, **asked: Any) -> dict[str, Tensor]:
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         environment = os.environ | place | {"OMP_NUM_THREADS": "1"}
         command = [sys.executable, str(here / "one_rank.py"), json.dumps({**asked, "out": str(tmp_path / "weights.pt")})]
-        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"))
     try:
         said = [process.communicate(timeout=120)[0] for process in processes]
     finally:
