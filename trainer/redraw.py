@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trainer.checkpoint import trained
 from trainer.config import ConfigError, TrainerConfig, compose
 from trainer.data import Batch, DataError, Scan, batches, load_scans, places, split_scans
+from trainer.measure.record import CropRecord
 from trainer.viewer import gallery
 
 EXIT_DONE, EXIT_DIFFERS, EXIT_INVALID = 0, 1, 2
 
-USAGE = """python -m trainer crops [--step N] [--index N] [--run DIR] [--json] [preset=.. key=value ..] [out=FILE.png]
+USAGE = """python -m trainer crops [--step N] [--index N | --gallery [SCANS]] [run=DIR | preset=NAME key=value ...] [out=FILE] [--json]
 
 Draws the crops of a training step again: where they lay, what the network saw, foreground ratios and overlaps, as a picture and a
-line a crop. With --run the settings are those of that run's checkpoint, and the crops are compared with its crops.parquet.
-Without --index the gallery of the step's first four scans, for any data and sampler settings."""
+line a crop. With run=DIR the settings are those of that run's checkpoint, and the crops are compared with its crops.parquet.
+
+  python -m trainer crops --step 120 --index 3                   one place of a step's batch
+  python -m trainer crops --step 120                             the whole batch; the picture shows its first four scans
+  python -m trainer crops run=runs/ct --step 120                 as that run drew them
+  python -m trainer crops --gallery data.source=/data/ct crops.min_global_overlap=0.3    over the data set, one row a scan"""
+
+Row = dict[str, Any]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,21 +38,21 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(usage=USAGE)
     parser.add_argument("--step", type=int, default=0, help="optimizer step, from 0")
     parser.add_argument("--index", type=int, help="place in the batch, from 0")
-    parser.add_argument("--run", type=Path, help="directory of a trial")
-    parser.add_argument("--json", action="store_true", help="the lines as JSON")
-    asked, rest = parser.parse_known_args(list(arguments))
-    outs = [Path(word.removeprefix("out=")) for word in rest if word.startswith("out=")]
+    parser.add_argument("--gallery", type=int, nargs="?", const=8, metavar="SCANS", help="this many scans spread over the data set (8)")
+    parser.add_argument("--json", action="store_true", help="the lines as JSON, with the columns of crops.parquet")
+    asked, rest = parser.parse_known_args([word for word in arguments if not word.startswith(("out=", "run="))])
+    out, run = (next((Path(w[4:]) for w in reversed(arguments) if w.startswith(name)), None) for name in ("out=", "run="))
     try:
-        config = settings_of(asked.run, [word for word in rest if not word.startswith("out=")])
-        scans, batch = drawn(config, asked.step, asked.index)
-        problems = [] if asked.run is None else differences(asked.run, scans, batch, asked.index)
+        config = settings_of(run, rest)
+        scans, batch = drawn(config, asked.step, asked.index, asked.gallery)
+        rows = lines(scans, batch, config)
+        problems = [] if run is None or asked.gallery else differences(run, rows, batch, asked.index)
     except (ConfigError, DataError, ValueError, OSError) as error:
         print(f"trainer: {error}", file=sys.stderr)
         return EXIT_INVALID
-    target = outs[-1] if outs else Path(f"crops-step{asked.step}{'' if asked.index is None else f'-{asked.index}'}.png")
-    gallery(target, scans, batch, config)
-    rows = list(lines(scans, batch, config))
-    print(json.dumps(rows, indent=1) if asked.json else "\n".join(text(row) for row in rows))
+    target = out or Path(f"crops-step{asked.step}{'' if asked.index is None else f'-{asked.index}'}.png")
+    gallery(target, scans, batch, config, at_most=asked.gallery or 4)
+    print(json.dumps(rows, indent=1) if asked.json else "\n".join([*map(text, rows), *summary(rows)]))
     print(f"picture: {target}", file=sys.stderr if asked.json else sys.stdout)
     for problem in problems:
         print(f"trainer: {problem}", file=sys.stderr)
@@ -51,91 +60,102 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def settings_of(run: Path | None, overrides: Sequence[str]) -> TrainerConfig:
-    """Of a trial's checkpoint, or as the words say.
+    """Of a trial's checkpoint, or as the words say; batches are not prepared ahead.
 
     Raises:
         ConfigError: Both are given, or the words are not valid.
     """
-    if run is None:
-        return compose(list(overrides))
-    if overrides:
-        raise ConfigError(f"--run: the settings are those of {run} but {' '.join(overrides)} came too. Give one of the two.")
-    return trained(run).config
+    if run is not None and overrides:
+        raise ConfigError(f"run: the settings are those of {run} but {' '.join(overrides)} came too. Give one of the two.")
+    config = compose(list(overrides)) if run is None else trained(run).config
+    config.data.prefetch_batches = 0
+    return config
 
 
-def drawn(config: TrainerConfig, step: int, index: int | None) -> tuple[Sequence[Scan], Batch]:
-    """All scans, and the batch of a step or one place of it.
+def drawn(config: TrainerConfig, step: int, index: int | None, over: int | None) -> tuple[Sequence[Scan], Batch]:
+    """All scans, and the batch of a step, one place of it, or one place for each of `over` scans spread over the data set.
 
     Raises:
         ConfigError: There is no such step or place.
     """
+    size = config.loop.batch_size
+    problems = []
     if step < 0:
-        raise ConfigError(f"--step: expected at least 0 but got {step}. The first step is 0.")
-    if index is not None and not 0 <= index < config.loop.batch_size:
-        raise ConfigError(
-            f"--index: expected 0 to {config.loop.batch_size - 1} (loop.batch_size is {config.loop.batch_size}) but got {index}."
-        )
-    config.data.prefetch_batches = 0
+        problems.append(f"--step: expected at least 0 but got {step}. The first step is 0.")
+    if index is not None and not 0 <= index < size:
+        problems.append(f"--index: expected 0 to {size - 1} (loop.batch_size is {size}) but got {index}.")
+    if over is not None and over < 1:
+        problems.append(f"--gallery: expected at least 1 scan but got {over}.")
+    if over is not None and index is not None:
+        problems.append("--gallery: shows scans of the whole data set, so there is no place in a batch. Leave --index out.")
+    if problems:
+        raise ConfigError("\n".join(problems))
     scans = load_scans(config)
-    batch = next(batches(scans, split_scans(config, len(scans)).train, config, step))
-    return scans, batch if index is None else places(batch, [index])
+    if over is None:
+        batch = next(batches(scans, split_scans(config, len(scans)).train, config, step))
+        return scans, batch if index is None else places(batch, [index])
+    spread = np.linspace(0, len(scans) - 1, min(over, len(scans))).round().astype(int)
+    config.loop.batch_size, config.data.draws_per_scan = len(spread), 1
+    batch = next(batches(scans, spread.tolist(), config, step))
+    return scans, places(batch, np.argsort(batch.scan).tolist())
 
 
-def lines(scans: Sequence[Scan], batch: Batch, config: TrainerConfig) -> Iterator[dict[str, object]]:
-    """What is known of each crop; lengths in voxels of the scan and mm, shares in [0, 1]."""
-    for row, scan in enumerate(batch.scan.tolist()):
-        corners = np.concatenate([batch.global_corners[row], batch.local_corners[row]])
-        edges = [*batch.global_edges[row].tolist(), *batch.local_edges[row].tolist()]
-        for view, (corner, edge) in enumerate(zip(corners.tolist(), edges, strict=True)):
-            kind = "global" if view < 2 else "local"
-            yield {
-                "step": batch.step,
-                "scan": scans[scan].name,
-                "view": view,
-                "kind": kind,
-                "corner": corner,
-                "edge_voxels": edge,
-                "edge_mm": round(edge * scans[scan].spacing_mm[0], 2),
-                "window_hu": [config.data.window_low_hu, config.data.window_high_hu],
-                "body_ratio": round(float(batch.ratio[row, view]), 4),
-                "own_ratio": round(float(batch.ratio_own[row, view]), 4),
-                "below_ratio": bool(batch.violations[row, view]),
-                **({"global_iou": round(float(batch.global_iou[row]), 4)} if view < 2 else {}),
-                **({"inside_a_global": round(float(batch.local_containment[row, view - 2]), 4)} if view >= 2 else {}),
-            }
+def lines(scans: Sequence[Scan], batch: Batch, config: TrainerConfig) -> list[Row]:
+    """What is known of each crop: the columns of `crops.parquet`, its edge in mm and the HU window."""
+    record = CropRecord(scans)
+    record.add(batch, None)
+    spacing = {scan.name: scan.spacing_mm[0] for scan in scans}
+    window = [config.data.window_low_hu, config.data.window_high_hu]
+    rows = record.table().drop_columns(["loss"]).to_pylist()
+    return [{**row, "edge_mm": round(row["size"] * spacing[row["scan"]], 2), "window_hu": window} for row in rows]
 
 
-def text(row: dict[str, object]) -> str:
+def text(row: Row) -> str:
     """One line."""
-    place = f"globals share IoU {row['global_iou']}" if "global_iou" in row else f"inside a global {row['inside_a_global']}"
-    below = "  BELOW RATIO" if row["below_ratio"] else ""
+    place = f"globals share IoU {row['iou']:.4f}" if row["iou"] is not None else f"inside a global {row['containment']:.4f}"
+    corner = [row[f"corner_{axis}"] for axis in ("depth", "height", "width")]
+    below = "  BELOW RATIO" if row["violation"] else ""
     return (
-        f"step {row['step']}  {row['scan']}  {row['kind']} {row['view']}  corner {row['corner']}  edge {row['edge_voxels']} voxels, "
-        f"{row['edge_mm']} mm  body {row['body_ratio']}  own {row['own_ratio']}  {place}{below}"
+        f"step {row['step']}  {row['scan']}  {row['kind']} {row['view']}  corner {corner}  edge {row['size']} voxels, {row['edge_mm']} mm  "
+        f"body {row['ratio']:.4f}  own {row['ratio_own']:.4f}  {place}{below}"
     )
 
 
-def differences(run: Path, scans: Sequence[Scan], batch: Batch, index: int | None) -> list[str]:
-    """Where the run's record says something else; nothing where the record left this step out.
+def summary(rows: Sequence[Row]) -> list[str]:
+    """What the crops have in common: the HU window, means, and how many miss their ratio."""
 
-    Raises:
-        OSError: The run has no record.
-    """
+    def mean(name: str) -> str:
+        values = [row[name] for row in rows if row[name] is not None]
+        return f"{np.mean(values):.3f}" if values else "none"
+
+    low, high = rows[0]["window_hu"]
+    return [
+        f"{len(rows)} crops, window {low:g} to {high:g} HU: body {mean('ratio')}, own {mean('ratio_own')}, IoU of globals {mean('iou')}, "
+        f"locals inside a global {mean('containment')}, below ratio {sum(row['violation'] for row in rows)}"
+    ]
+
+
+def differences(run: Path, rows: Sequence[Row], batch: Batch, index: int | None) -> list[str]:
+    """Where the run's record says something else; a step that is not on record is said and compared with nothing."""
     import pyarrow.parquet as pq
 
-    path = run / "crops.parquet"
-    rows = pq.read_table(path, filters=[("step", "=", batch.step)]).to_pylist()
-    views = batch.ratio.shape[1]
-    if not rows:
-        return [f"{path}: no crops of step {batch.step} on record. Long runs keep every few steps; the picture is right all the same."]
+    path, views = run / "crops.parquet", batch.ratio.shape[1]
+    recorded = pq.read_table(path, filters=[("step", "=", batch.step)]).to_pylist() if path.exists() else []
+    if not recorded:
+        print(f"trainer: {path}: no crops of step {batch.step} on record, so they are compared with nothing.", file=sys.stderr)
+        return []
     first = 0 if index is None else index * views
     found = []
-    for n, row in enumerate(rows[first : first + batch.ratio.size]):
-        place, view = divmod(n, views)
-        corners = np.concatenate([batch.global_corners[place], batch.local_corners[place]])
-        expected = (scans[int(batch.scan[place])].name, corners[view].tolist())
-        recorded = (row["scan"], [row[f"corner_{axis}"] for axis in ("depth", "height", "width")])
-        if expected != recorded or abs(row["ratio"] - float(batch.ratio[place, view])) > 1e-6:
-            where = f"{path}: step {batch.step}, place {place}, view {view}"
-            found.append(f"{where}: drawn again {expected} but on record is {recorded}. Are code and data the same?")
+    for n, row in enumerate(rows):
+        kept = recorded[first + n] if first + n < len(recorded) else dict.fromkeys(recorded[0])
+        other = [f"{name} {row[name]}, on record {kept[name]}" for name in row.keys() & kept.keys() if not _same(row[name], kept[name])]
+        if other:
+            where = f"{path}: step {batch.step}, place {(first + n) // views}, view {n % views}"
+            found.append(f"{where}: drawn again {'; '.join(sorted(other))}. Are code and data the same?")
     return found
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, abs_tol=1e-6)
+    return one == other

@@ -14,7 +14,7 @@ from jaxtyping import Int, Num, UInt8
 
 from trainer.augment import views
 from trainer.config import TrainerConfig
-from trainer.data.augment import normalise
+from trainer.data.window import normalise
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from trainer.data.batches import Batch
     from trainer.data.volumes import Scan
 
-ROWS = 4
 LOCALS = 6
 PANEL, THUMB, GAP, TEXT, HEAD = 264, 122, 10, 15, 66
 INK, PALE, PAPER, ALARM = (235, 235, 235), (165, 165, 170), (22, 23, 26), (255, 110, 90)
@@ -44,29 +43,29 @@ class _Crop:
     violated: bool
 
 
-def gallery(path: Path, scans: Sequence[Scan], batch: Batch, config: TrainerConfig) -> None:
-    """Write a PNG of the first scans of a batch (at most four different ones): one row each.
+def gallery(path: Path, scans: Sequence[Scan], batch: Batch, config: TrainerConfig, at_most: int = 4) -> None:
+    """Write a PNG of the first scans of a batch (`at_most` different ones): one row each.
 
-    A row shows an axial and a coronal slice in the HU window with the boxes of all crops, then each crop as the network
-    saw it (augmented, its middle axial slice) with its body share by the yardstick and by the arm's own foreground. Global crops are
-    A and B; a local crop has the colour of the global one that contains it, its parent first, and a third colour where it
+    A row shows an axial and a coronal slice in the HU window with the boxes of all crops, then each crop as the network saw it
+    (augmented, its middle axial slice) with its body share by the yardstick, its share by the arm's own foreground and its edge. Global
+    crops are A and B; a local crop has the colour of the global one that contains it, its parent first, and a third colour where it
     lies in neither. Dashed boxes lie beside the slice.
 
     The file is written beside and renamed.
     """
     from PIL import Image, ImageDraw
 
-    chosen = np.sort(np.unique(batch.scan, return_index=True)[1])[:ROWS]
+    chosen = np.sort(np.unique(batch.scan, return_index=True)[1])[:at_most]
     shown = min(batch.local_corners.shape[1], LOCALS)
     across = -(-(2 + shown) // 2)
     width = 4 * GAP + 2 * PANEL + across * (THUMB + GAP)
     height = HEAD + len(chosen) * _row_height()
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
-    _legend(draw, batch, len(chosen), width, config)
+    _legend(draw, f"Crops of step {batch.step}, {len(chosen)} of {len(scans)} scans", width, config)
     for row, position in enumerate(chosen):
         scan = scans[int(batch.scan[position])]
-        crops = _crops(batch, int(position), config)
+        crops = _crops(scan, batch, int(position), config)
         _row(image, draw, HEAD + row * _row_height(), scan, crops, _caption(scan, batch, int(position)), config)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -89,10 +88,10 @@ def _palette() -> Image.Image:
 
 
 def _row_height() -> int:
-    return TEXT + 8 + max(PANEL + TEXT, 2 * (THUMB + 2 * TEXT + 4)) + GAP
+    return TEXT + 8 + max(PANEL + TEXT, 2 * (THUMB + 3 * TEXT)) + GAP
 
 
-def _crops(batch: Batch, position: int, config: TrainerConfig) -> list[_Crop]:
+def _crops(scan: Scan, batch: Batch, position: int, config: TrainerConfig) -> list[_Crop]:
     one = slice(position, position + 1)
     cpu = torch.device("cpu")
     images = [
@@ -110,7 +109,8 @@ def _crops(batch: Batch, position: int, config: TrainerConfig) -> list[_Crop]:
             colour, width = OUTSIDE if inside is None else GLOBALS[inside], 2
             place = " in neither" if inside is None else f" in {'AB'[inside]}"
         violated = bool(batch.violations[position, view])
-        words = (f"{name}{place}" + (" · below ratio" if violated else ""), f"body {ratio:.2f} · own {own:.2f}")
+        edge = f"{edges[view] * scan.spacing_mm[0]:.0f} mm" + (" · below ratio" if violated else "")
+        words = (f"{name}{place}", f"body {ratio:.2f} · own {own:.2f}", edge)
         found.append(_Crop(name, corners[view], edges[view], colour, width, images[view], words, violated))
     return found
 
@@ -131,9 +131,9 @@ def _caption(scan: Scan, batch: Batch, position: int) -> str:
     return words + (f" · locals inside a global: {float(np.mean(contained)):.0%} of their voxels" if contained.size else "")
 
 
-def _legend(draw: ImageDraw.ImageDraw, batch: Batch, scans: int, width: int, config: TrainerConfig) -> None:
+def _legend(draw: ImageDraw.ImageDraw, title: str, width: int, config: TrainerConfig) -> None:
     low, high = config.data.window_low_hu, config.data.window_high_hu
-    draw.text((GAP, 8), f"Crops of step {batch.step}, {scans} of {len(batch.scan)} scans, window {low:g} to {high:g} HU", INK, _font(16))
+    draw.text((GAP, 8), f"{title}, window {low:g} to {high:g} HU", INK, _font(16))
     x = GAP
     for colour, line, words in (
         (GLOBALS[0], 3, "global A"),
@@ -160,12 +160,12 @@ def _row(
     left = 3 * GAP + 2 * PANEL
     across = -(-len(crops) // 2)
     for n, crop in enumerate(crops):
-        x, y = left + (n % across) * (THUMB + GAP), top + (n // across) * (THUMB + 2 * TEXT + 4)
+        x, y = left + (n % across) * (THUMB + GAP), top + (n // across) * (THUMB + 3 * TEXT)
         middle = crop.image[len(crop.image) // 2]
         image.paste(_grey(middle, THUMB, THUMB), (x, y))
         draw.rectangle((x, y, x + THUMB - 1, y + THUMB - 1), outline=crop.colour, width=crop.width)
         for line, words in enumerate(crop.words):
-            draw.text((x, y + THUMB + 1 + line * (TEXT - 2)), words, ALARM if crop.violated and line == 0 else PALE, _font(11))
+            draw.text((x, y + THUMB + 1 + line * (TEXT - 2)), words, ALARM if crop.violated and line == 2 else PALE, _font(11))
 
 
 def _slice(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -50,6 +51,11 @@ def windowed(images: np.ndarray) -> np.ndarray:
     return np.clip(images[:, :, 0].astype(np.float64) / 400, -1, 1)
 
 
+def differs(found: np.ndarray, wrong: np.ndarray, atol: float = 1e-4) -> bool:
+    """Whether a planted error fails the check that the right form passes."""
+    return not np.allclose(found, wrong, atol=atol)
+
+
 def test_without_any_change_the_window_alone_is_applied() -> None:
     np.testing.assert_allclose(applied(crops(), changes()), windowed(crops()), atol=1e-6)
 
@@ -58,7 +64,10 @@ def test_scale_and_shift_follow_their_numbers() -> None:
     drawn = changes()
     found = applied(crops(), drawn, intensity_scale=0.1, intensity_shift=0.02)
     scale, shift = (drawn.intensity[:, :, n, None, None, None] for n in range(2))
-    np.testing.assert_allclose(found, windowed(crops()) * (1 + 0.1 * scale) + 0.02 * shift, atol=1e-5)
+    plain = windowed(crops())
+    np.testing.assert_allclose(found, plain * (1 + 0.1 * scale) + 0.02 * shift, atol=1e-5)
+    assert differs(found, (plain + 0.02 * shift) * (1 + 0.1 * scale))
+    assert differs(found, plain * (1 + 0.1 * shift) + 0.02 * scale)
     assert drawn.intensity.std() == pytest.approx(1, abs=0.4)
 
 
@@ -67,6 +76,8 @@ def test_mirrors_follow_their_coins() -> None:
     for row, view in itertools.product(range(6), range(2)):
         axes = tuple(np.flatnonzero(drawn.flips[row, view]))
         np.testing.assert_allclose(found[row, view], np.flip(plain[row, view], axes), atol=1e-6)
+        reverse = tuple(np.flatnonzero(drawn.flips[row, view][::-1]))
+        assert reverse == axes or differs(found[row, view], np.flip(plain[row, view], reverse))
 
 
 def test_right_angles_are_the_24_rotations_of_a_cube_and_no_mirror() -> None:
@@ -85,10 +96,14 @@ def test_right_angles_are_the_24_rotations_of_a_cube_and_no_mirror() -> None:
 
 def test_turns_follow_their_numbers() -> None:
     drawn, found, plain = changes(), applied(crops(), changes(), rotate_right_angles=True), windowed(crops())
+    wrong = 0
     for row, view in itertools.product(range(6), range(2)):
         axes, signs = ROTATIONS[int(drawn.turn[row, view])]
         expected = np.flip(plain[row, view].transpose(axes), [n for n in range(3) if signs[n] < 0])
         np.testing.assert_allclose(found[row, view], expected, atol=1e-6)
+        mirrored_first = np.flip(plain[row, view], [n for n in range(3) if signs[n] < 0]).transpose(axes)
+        wrong += differs(found[row, view], mirrored_first)
+    assert wrong
 
 
 def naive_affine(image: np.ndarray, numbers: np.ndarray, degrees: float, scale: float) -> np.ndarray:
@@ -124,12 +139,16 @@ def test_the_small_affine_change_equals_scipy_and_spares_the_others() -> None:
 
 def test_a_random_window_reads_hu_that_the_fixed_one_would_clip() -> None:
     drawn = changes()
-    found = applied(crops(), drawn, window_prob=0.5, window_shift_hu=200, window_stretch=0.5)
+    found, struck = applied(crops(), drawn, window_prob=0.5, window_shift_hu=200, window_stretch=0.5), 0
     for row, view in itertools.product(range(6), range(2)):
         coin, shift, stretch = drawn.window[row, view]
         on = coin < 0.5
-        expected = (crops()[row, view, 0].astype(np.float64) - on * 200 * shift) / (400 * (1 + on * 0.5 * stretch))
-        np.testing.assert_allclose(found[row, view], np.clip(expected, -1, 1), atol=1e-5)
+        image = crops()[row, view, 0].astype(np.float64)
+        expected = np.clip((image - on * 200 * shift) / (400 * (1 + on * 0.5 * stretch)), -1, 1)
+        np.testing.assert_allclose(found[row, view], expected, atol=1e-5)
+        of_the_windowed = np.clip((np.clip(image, -400, 400) - on * 200 * shift) / (400 * (1 + on * 0.5 * stretch)), -1, 1)
+        struck += on and differs(found[row, view], of_the_windowed)
+    assert struck
 
 
 def test_gamma_bends_the_window() -> None:
@@ -139,6 +158,8 @@ def test_gamma_bends_the_window() -> None:
         coin, number = drawn.gamma[row, view]
         gamma = math.exp(0.7 * number) if coin < 0.5 else 1.0
         np.testing.assert_allclose(found[row, view], 2 * ((plain[row, view] + 1) / 2) ** gamma - 1, atol=1e-5)
+        assert gamma == 1 or differs(found[row, view], 2 * ((plain[row, view] + 1) / 2) ** (1 / gamma) - 1)
+        assert gamma == 1 or differs(found[row, view], np.sign(plain[row, view]) * np.abs(plain[row, view]) ** gamma)
 
 
 def test_blur_equals_scipy() -> None:
@@ -149,6 +170,11 @@ def test_blur_equals_scipy() -> None:
         image = crops(6, 12)[row, view, 0].astype(np.float64)
         expected = ndimage.gaussian_filter(image, width, mode="nearest", radius=3) if coin < 0.5 else image
         np.testing.assert_allclose(found[row, view], np.clip(expected / 400, -1, 1), atol=1e-4)
+        if coin < 0.5 and width > 0.3:
+            dark_outside = ndimage.gaussian_filter(image, width, mode="constant", radius=3)
+            of_the_windowed = ndimage.gaussian_filter(np.clip(image, -400, 400), width, mode="nearest", radius=3)
+            assert differs(found[row, view], np.clip(dark_outside / 400, -1, 1))
+            assert differs(found[row, view], of_the_windowed / 400)
 
 
 def test_noise_is_each_crops_own_and_of_the_asked_strength() -> None:
@@ -158,25 +184,42 @@ def test_noise_is_each_crops_own_and_of_the_asked_strength() -> None:
     assert np.abs(np.corrcoef(flat) - np.eye(12)).max() < 0.1
 
 
-@pytest.mark.parametrize("kind", EVERYTHING)
-def test_switching_a_change_leaves_the_numbers_of_the_others_as_they_were(kind: str) -> None:
-    """The numbers are drawn whether they are used or not; so a change that never strikes changes nothing."""
-    drawn = changes()
-    never = {"affine_prob", "window_prob", "gamma_prob", "blur_prob"}
-    if kind in never:
-        silent = draw_changes(0, 3, "global", 6, 2)
-        getattr(silent, kind.removesuffix("_prob"))[..., 0] = 1.0
-        rest = {name: value for name, value in EVERYTHING.items() if name != kind}
-        np.testing.assert_allclose(applied(crops(), silent, **EVERYTHING), applied(crops(), drawn, **rest), atol=1e-6)
+def silenced(drawn: Changes, kind: str) -> Changes:
+    """The same numbers, but those of one change such that it does nothing."""
+    name = {"flip": "flips", "rotate_right_angles": "turn"}.get(kind, kind.removesuffix("_prob"))
+    values = getattr(drawn, name).copy()
+    if kind in ("flip", "rotate_right_angles"):
+        values[:] = 0
     else:
-        assert np.abs(applied(crops(), drawn, **{kind: EVERYTHING[kind]}) - applied(crops(), drawn)).max() > 1e-3
+        values[..., 0] = 1.0
+    return dataclasses.replace(drawn, **{name: values})
 
 
-def test_one_call_equals_four_calls_on_its_parts() -> None:
-    images, drawn = crops(8), changes(8)
-    whole = applied(images, drawn, **EVERYTHING)
-    parts = [applied(images[n : n + 2], drawn[n : n + 2], **EVERYTHING) for n in range(0, 8, 2)]
-    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
+@pytest.mark.parametrize("kind", [kind for kind in EVERYTHING if kind != "noise"])
+def test_a_change_that_is_off_equals_one_that_never_strikes(kind: str) -> None:
+    """The numbers are drawn whether they are used or not, so all other changes stay what they were."""
+    drawn, rest = changes(), {name: value for name, value in EVERYTHING.items() if name != kind}
+    off = applied(crops(), drawn, **rest)
+    np.testing.assert_allclose(applied(crops(), silenced(drawn, kind), **EVERYTHING), off, atol=1e-6)
+    assert differs(applied(crops(), drawn, **EVERYTHING), off)
+
+
+def test_noise_comes_last_and_leaves_all_else_as_it_was() -> None:
+    drawn, rest = changes(), {name: value for name, value in EVERYTHING.items() if name != "noise"}
+    noise = applied(crops(), drawn, noise=0.05) - applied(crops(), drawn)
+    np.testing.assert_allclose(applied(crops(), drawn, **EVERYTHING), applied(crops(), drawn, **rest) + noise, atol=1e-5)
+
+
+@pytest.mark.parametrize("edge", [7, 16])
+def test_one_call_equals_four_calls_on_its_parts_to_the_last_bit(edge: int) -> None:
+    """So that micro-batches and ranks see what one batch sees, in float64 too."""
+    images, drawn = crops(32, edge), changes(32)
+    everything = {**EVERYTHING, **{"intensity_shift": 0.02, "intensity_scale": 0.1}}
+    whole = applied(images, drawn, **everything)
+    parts = [applied(images[n : n + 8], drawn[n : n + 8], **everything) for n in range(0, 32, 8)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    shifted = applied(images[8:16], drawn[0:8], **everything)
+    assert differs(shifted, whole[8:16])
 
 
 def test_the_scan_itself_is_never_written_to() -> None:

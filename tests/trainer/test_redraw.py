@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,31 +50,47 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def recorded(run: Path, step: int) -> list[dict[str, Any]]:
+    return pq.read_table(run / "crops.parquet", filters=[("step", "=", step)]).drop_columns(["loss"]).to_pylist()
+
+
 def test_the_crops_of_a_trained_step_are_those_on_record(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for step, index in ((0, 0), (5, 3)):
-        assert main(["crops", "--run", str(run), "--step", str(step), "--index", str(index), "--json", f"out={tmp_path}/a.png"]) == 0
+        assert main(["crops", f"run={run}", "--step", str(step), "--index", str(index), "--json", f"out={tmp_path}/a.png"]) == 0
         rows = json.loads(capsys.readouterr().out)
         views = len(rows)
-        recorded = pq.read_table(run / "crops.parquet", filters=[("step", "=", step)]).to_pylist()[index * views : (index + 1) * views]
-        for row, kept in zip(rows, recorded, strict=True):
-            assert row["scan"] == kept["scan"]
-            assert row["corner"] == [kept["corner_depth"], kept["corner_height"], kept["corner_width"]]
-            assert row["body_ratio"] == pytest.approx(kept["ratio"], abs=1e-4)
-            assert row["below_ratio"] == kept["violation"]
+        for row, kept in zip(rows, recorded(run, step)[index * views : (index + 1) * views], strict=True):
+            assert {name: row[name] for name in kept} == kept
+            assert row["edge_mm"] == row["size"] * 5.0
+            assert row["window_hu"] == [-400, 400]
         with Image.open(tmp_path / "a.png") as picture:
             assert picture.size[0] > 600
 
 
-def test_a_record_that_says_something_else_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("column", "change"), [("corner_depth", 1), ("size", 1), ("ratio_own", 0.01), ("iou", 0.01), ("view", 1)])
+def test_a_record_that_says_something_else_is_named(
+    run: Path, tmp_path: Path, column: str, change: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     changed = tmp_path / "run"
     changed.mkdir()
     (changed / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes())
     table = pq.read_table(run / "crops.parquet")
-    at = table.schema.get_field_index("corner_depth")
-    moved = pa.array([(value + 1) for value in table.column(at).to_pylist()], table.schema.field(at).type)
-    pq.write_table(table.set_column(at, "corner_depth", moved), changed / "crops.parquet")
-    assert main(["crops", "--run", str(changed), "--step", "2", "--index", "1", f"out={tmp_path}/b.png"]) == 1
-    assert "step 2, place 0, view 0: drawn again" in capsys.readouterr().err
+    at = table.schema.get_field_index(column)
+    moved = pa.array([None if v is None else v + change for v in table.column(at).to_pylist()], table.schema.field(at).type)
+    pq.write_table(table.set_column(at, column, moved), changed / "crops.parquet")
+    assert main(["crops", f"run={changed}", "--step", "2", "--index", "1", f"out={tmp_path}/b.png"]) == 1
+    said = capsys.readouterr().err
+    assert "step 2, place 1, view 0: drawn again" in said
+    assert f"{column} " in said
+    assert (tmp_path / "b.png").exists()
+
+
+def test_a_step_that_is_not_on_record_is_drawn_and_compared_with_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["crops", f"run={run}", "--step", "40", f"out={tmp_path}/d.png"]) == 0
+    assert "no crops of step 40 on record" in capsys.readouterr().err
+    assert (tmp_path / "d.png").exists()
 
 
 def test_any_sampler_settings_can_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +98,21 @@ def test_any_sampler_settings_can_be_looked_at(tmp_path: Path, capsys: pytest.Ca
     assert main(["crops", *words, "crops.min_global_overlap=0.5", f"out={tmp_path}/c.png"]) == 0
     said = capsys.readouterr().out
     assert "globals share IoU" in said
+    assert "24 crops, window -400 to 400 HU" in said
     assert (tmp_path / "c.png").stat().st_size > 1000
+
+
+def test_the_gallery_over_a_data_set_has_one_row_a_scan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"{name}={value}" for name, value in TINY.items()]
+    heights = {}
+    for asked, expected in ((["3"], ["torso_000", "torso_002", "torso_005"]), ([], [f"torso_{n:03d}" for n in range(6)])):
+        assert main(["crops", *words, "--gallery", *asked, "--json", f"out={tmp_path}/e.png"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert list(dict.fromkeys(row["scan"] for row in rows)) == expected
+        assert len(rows) == 6 * len(expected)
+        with Image.open(tmp_path / "e.png") as picture:
+            heights[len(expected)] = picture.size[1]
+    assert heights[6] > 1.8 * heights[3]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +120,10 @@ def test_any_sampler_settings_can_be_looked_at(tmp_path: Path, capsys: pytest.Ca
     [
         (["--step", "-1"], "--step: expected at least 0 but got -1"),
         (["--index", "99"], "--index: expected 0 to 15"),
-        (["--run", "/nowhere"], "/nowhere"),
+        (["--gallery", "--index", "0"], "--gallery: shows scans of the whole data set"),
+        (["--gallery", "0"], "--gallery: expected at least 1 scan"),
+        (["run=/nowhere"], "/nowhere"),
+        (["run=/nowhere", "seed=3"], "Give one of the two"),
         (["crops.local_crop=3"], "Did you mean crops.local_crops?"),
     ],
 )

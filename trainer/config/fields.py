@@ -65,11 +65,16 @@ class Crops:
     min_foreground_ratio_local: float | None = _field(
         None, "The same for local crops; none: min_foreground_ratio.", at_least=0.0, at_most=1.0
     )
-    localcrops_subset_of_globalcrops: bool = _field(False, "Local crops lie inside one of the two global crops, on its patch grid.")
+    localcrops_subset_of_globalcrops: bool = _field(
+        False, "Local crops lie inside one of the two global crops, on its patch grid (with scales in mm anywhere inside it)."
+    )
     min_global_overlap: float = _field(0.0, "Least IoU of the two global crops; 0: independent.", at_least=0.0, at_most=1.0)
     global_scale_mm: list[float] | None = field(
         default=None,
-        metadata={"help": "Range [least, greatest] of a global crop's physical edge in mm, resampled to its voxels; none: no resampling."},
+        metadata={
+            "help": "Range [least, greatest] of a global crop's physical edge in mm, resampled to its voxels; none: no resampling. "
+            "Patches of crops of different scale do not lie on one grid."
+        },
     )
     local_scale_mm: list[float] | None = field(default=None, metadata={"help": "The same for local crops."})
 

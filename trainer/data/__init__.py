@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from trainer.data.augment import augment, normalise
 from trainer.data.batches import Batch, batches, cut, places
 from trainer.data.changes import Changes, draw_changes
 from trainer.data.crops import CropSampler, ScanCrops
@@ -10,6 +9,7 @@ from trainer.data.errors import DataError
 from trainer.data.foreground import Foreground, foreground_mask
 from trainer.data.streams import stream
 from trainer.data.volumes import Inventory, Scan, Split, data_hash, find_scans, load_scans, split_scans
+from trainer.data.window import normalise
 
 __all__ = [
     "Batch",
@@ -21,7 +21,6 @@ __all__ = [
     "Scan",
     "ScanCrops",
     "Split",
-    "augment",
     "batches",
     "cut",
     "data_hash",

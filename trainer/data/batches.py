@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
+from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int, Int16, Shaped
+from jaxtyping import Bool, Float32, Int, Int16, Shaped
 
-from trainer.config import Data, TrainerConfig
-from trainer.data.augment import normalise_in_place
+from trainer.config import Data, TrainerConfig, ratio_global, ratio_local
+from trainer.data.boxes import global_iou, local_containment
 from trainer.data.changes import Changes, draw_changes
 from trainer.data.crops import CropSampler, ScanCrops
 from trainer.data.foreground import Foreground, foreground_mask
 from trainer.data.streams import stream
 from trainer.data.volumes import Scan
+from trainer.data.window import normalise_in_place
+
+_LOG = logging.getLogger("trainer.data")
 
 
 @dataclass(frozen=True)
@@ -105,20 +111,14 @@ def _ahead(source: _Source, step: int, count: int) -> Generator[Batch]:
     ready: queue.Queue[Batch | BaseException] = queue.Queue(count)
     closed = threading.Event()
 
-    def put(item: Batch | BaseException) -> None:
-        while not closed.is_set():
-            with suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return
-
     def prepare() -> None:
         at = step
         try:
             while not closed.is_set():
-                put(source.batch(at))
+                ready.put(source.batch(at))
                 at += 1
         except BaseException as error:  # whatever it is, the consumer hears of it
-            put(error)
+            ready.put(error)
 
     worker = threading.Thread(target=prepare, name="batches", daemon=True)
     worker.start()
@@ -130,13 +130,21 @@ def _ahead(source: _Source, step: int, count: int) -> Generator[Batch]:
             yield item
     finally:
         closed.set()
-        with suppress(queue.Empty):
+        with suppress(queue.Empty):  # room for the one batch that may be under way, after which the worker sees the end
             ready.get_nowait()
         worker.join()
 
 
-_HELD_SCANS = 64
-"""Scans whose foreground counts are held at a time."""
+HELD_BYTES = 4 * 2**30
+"""Memory for the foreground counts of the scans drawn last; a scan that is not held is opened again when it is drawn."""
+
+
+class _Opened(NamedTuple):
+    body: Foreground
+    """By the yardstick."""
+    own: Foreground
+    """By the arm's own rule; the same object where the rules are the same."""
+    sampler: CropSampler
 
 
 class _Source:
@@ -144,34 +152,45 @@ class _Source:
         self._scans, self._train, self._config = scans, np.asarray(train, dtype=np.int64), config
         share = config.loop.batch_size // ranks
         self._rows = slice(rank * share, (rank + 1) * share)
-        self._held = lru_cache(_HELD_SCANS)(self._open)
+        c, m = config.crops, config.measure
+        self._alike = c.foreground == "body" and c.foreground_threshold == m.foreground_threshold
+        self._held: OrderedDict[int, _Opened] = OrderedDict()
+        self._warned = False
 
-    def _open(self, index: int) -> tuple[Foreground, Foreground, CropSampler]:
-        """Foreground by the yardstick, by the arm's own rule, and the sampler of a scan."""
+    def _opened(self, index: int) -> _Opened:
+        """A scan's foreground; those drawn longest ago make room before it is counted."""
+        if index not in self._held:
+            needed = 0
+            for at in (index, *reversed(self._held)):
+                needed += self._scans[at].voxels.size * np.dtype(np.int32).itemsize * (1 if self._alike else 2)
+                if at != index and needed > HELD_BYTES:
+                    del self._held[at]
+            self._held[index] = self._open(index)
+        self._held.move_to_end(index)
+        return self._held[index]
+
+    def _open(self, index: int) -> _Opened:
         c, m, voxels = self._config.crops, self._config.measure, self._scans[index].voxels
         body = Foreground.of(foreground_mask(voxels, "body", m.foreground_threshold))
-        same = c.foreground == "body" and c.foreground_threshold == m.foreground_threshold
-        own = body if same else Foreground.of(foreground_mask(voxels, c.foreground, c.foreground_threshold))
-        return body, own, CropSampler(own, c, self._config.model.patch_size_voxels, self._scans[index].spacing_mm[0])
+        own = body if self._alike else Foreground.of(foreground_mask(voxels, c.foreground, c.foreground_threshold))
+        return _Opened(body, own, CropSampler(own, c, self._config.model.patch_size_voxels, self._scans[index].spacing_mm[0]))
 
     def batch(self, step: int) -> Batch:
         config, c, rows = self._config, self._config.crops, self._rows
         order = self._order(step)[rows]
-        held = [self._held(index) for index in order.tolist()]
-        crops = [sampler.draw(config.seed, step, rows.start + n) for n, (_, _, sampler) in enumerate(held)]
+        drawn = [self._drawn(step, rows.start + n, index) for n, index in enumerate(order.tolist())]
+        crops = [crop for crop, _, _ in drawn]
         global_corners = np.stack([crop.global_corners for crop in crops])
         local_corners = np.stack([crop.local_corners for crop in crops])
         edges = np.stack([crop.edges for crop in crops])
-        ratio = self._ratios([body for body, _, _ in held], crops)
-        alike = all(body is own for body, own, _ in held)
         return Batch(
             step=step,
             scan=order,
             global_corners=global_corners,
             local_corners=local_corners,
             local_parents=np.stack([crop.local_parents for crop in crops]),
-            ratio=ratio,
-            ratio_own=ratio if alike else self._ratios([own for _, own, _ in held], crops),
+            ratio=np.stack([ratio for _, ratio, _ in drawn]),
+            ratio_own=np.stack([own for _, _, own in drawn]),
             violations=np.stack([crop.violations for crop in crops]),
             global_iou=global_iou(global_corners, edges[:, :2]).astype(np.float32),
             local_containment=local_containment(global_corners, local_corners, edges[:, :2], edges[:, 2:]).astype(np.float32),
@@ -181,6 +200,29 @@ class _Source:
             local_changes=draw_changes(config.seed, step, "local", config.loop.batch_size, c.local_crops)[rows],
             globals=self._images(order, global_corners, edges[:, :2], c.global_size_voxels),
             locals=self._images(order, local_corners, edges[:, 2:], c.local_size_voxels),
+        )
+
+    def _drawn(self, step: int, place: int, index: int) -> tuple[ScanCrops, Float32[np.ndarray, " views"], Float32[np.ndarray, " views"]]:
+        """The crops of one place in the batch, and their foreground shares by the yardstick and by the arm's own rule."""
+        scan = self._opened(index)
+        crops = scan.sampler.draw(self._config.seed, step, place)
+        if crops.violations.any() and not self._warned:
+            self._warn(self._scans[index].name, scan.sampler)
+        ratio = _ratios(scan.body, crops)
+        return crops, ratio, ratio if self._alike else _ratios(scan.own, crops)
+
+    def _warn(self, name: str, sampler: CropSampler) -> None:
+        self._warned = True
+        shares, c = sampler.feasible_fraction(), self._config.crops
+        _LOG.warning(
+            "crops.min_foreground_ratio: a crop of %s could not reach its ratio; the best there was is used and counted as a violation "
+            "(said once for all scans). Feasible share of its positions: global %.3g (ratio %.3g), local %.3g (ratio %.3g). "
+            "Lower the ratio or crops.foreground_threshold.",
+            name,
+            shares["global"],
+            ratio_global(c),
+            shares["local"],
+            ratio_local(c),
         )
 
     def _order(self, step: int) -> Int[np.ndarray, " batch"]:
@@ -193,15 +235,6 @@ class _Source:
             row[here] = stream(self._config.seed, epoch, "order").permutation(scans)[places[here] % scans]
         return np.asarray(self._train[row])
 
-    def _ratios(self, by: Sequence[Foreground], crops: Sequence[ScanCrops]) -> Float32[np.ndarray, "batch views"]:
-        out = np.empty((len(crops), 2 + self._config.crops.local_crops), dtype=np.float32)
-        for row, foreground, crop in zip(out, by, crops, strict=True):
-            corners = np.concatenate([crop.global_corners, crop.local_corners])
-            for edge in np.unique(crop.edges).tolist():
-                here = crop.edges == edge
-                row[here] = foreground.counts(corners[here], edge) / edge**3
-        return out
-
     def _images(
         self, order: Int[np.ndarray, " batch"], corners: Int[np.ndarray, "batch views 3"], edges: Int[np.ndarray, "batch views"], size: int
     ) -> Int16[np.ndarray, "batch views 1 depth height width"]:
@@ -212,6 +245,15 @@ class _Source:
                 crop = voxels[d : d + edge, h : h + edge, w : w + edge]
                 image[0] = crop if edge == size else resized(crop, size)
         return images
+
+
+def _ratios(by: Foreground, crops: ScanCrops) -> Float32[np.ndarray, " views"]:
+    corners = np.concatenate([crops.global_corners, crops.local_corners])
+    out = np.empty(len(corners), dtype=np.float32)
+    for edge in set(crops.edges.tolist()):
+        here = crops.edges == edge
+        out[here] = by.counts(corners[here], edge) / edge**3
+    return out
 
 
 def resized(crop: Int16[np.ndarray, "edge edge edge"], size: int) -> Int16[np.ndarray, "size size size"]:
@@ -232,23 +274,3 @@ def _resizing(edge: int, size: int) -> Float32[np.ndarray, "size edge"]:
     width = max(edge / size, 1.0)
     weights = np.maximum(1 - np.abs(np.arange(edge) - centres[:, None]) / width, 0)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
-
-
-def global_iou(corners: Int[np.ndarray, "batch 2 3"], edges: Int[np.ndarray, "batch 2"]) -> Float64[np.ndarray, " batch"]:
-    """IoU, 0 to 1, of the two global crops."""
-    low, high = corners, corners + edges[..., None]
-    shared = np.maximum(np.minimum(high[:, 0], high[:, 1]) - np.maximum(low[:, 0], low[:, 1]), 0).prod(axis=-1)
-    return np.asarray(shared / ((edges**3).sum(axis=1) - shared))
-
-
-def local_containment(
-    global_corners: Int[np.ndarray, "batch 2 3"],
-    local_corners: Int[np.ndarray, "batch local_views 3"],
-    global_edges: Int[np.ndarray, "batch 2"],
-    local_edges: Int[np.ndarray, "batch local_views"],
-) -> Float64[np.ndarray, "batch local_views"]:
-    """Largest share, 0 to 1, of a local crop that lies inside either global crop."""
-    outer, inner = global_corners[:, None, :, :], local_corners[:, :, None, :]
-    outer_high, inner_high = outer + global_edges[:, None, :, None], inner + local_edges[:, :, None, None]
-    shared = np.minimum(outer_high, inner_high) - np.maximum(outer, inner)
-    return np.asarray(np.maximum(shared, 0).prod(axis=-1).max(axis=-1) / local_edges**3)

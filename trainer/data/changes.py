@@ -17,8 +17,8 @@ TURNS = 24
 class Changes:
     """What happens to each view of each scan, in units of the settings: `x[rows]` are those of some scans.
 
-    Every kind is drawn from a stream of its own whether it is used or not, so switching one leaves the others as they were, and a
-    view's numbers depend on its step and place in the batch alone.
+    Every kind is drawn whether it is used or not, so switching one leaves the others as they were, and a view's numbers depend on its
+    step and place in the batch alone.
     """
 
     intensity: Float[np.ndarray, "batch views 2"]
@@ -54,9 +54,10 @@ def draw_changes(seed: int, step: int, kind: str, batch: int, views: int) -> Cha
         drawn[..., 1:] = 2 * drawn[..., 1:] - 1
         return drawn
 
+    first = stream(seed, step, f"augment/{kind}")
     return Changes(
-        intensity=rng("intensity").standard_normal((batch, views, 2)),
-        flips=rng("flips").random((batch, views, 3)) < 0.5,
+        intensity=np.stack([first.standard_normal((batch, views)) for _ in range(2)], axis=-1),
+        flips=first.random((batch, views, 3)) < 0.5,
         turn=rng("turn").integers(TURNS, size=(batch, views)),
         affine=coin_and_signed("affine", 4),
         window=coin_and_signed("window", 2),

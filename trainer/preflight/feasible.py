@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Float, Int
 
-from trainer.config import TrainerConfig, ratio_global, ratio_local
+from trainer.config import Crops, TrainerConfig, ratio_global, ratio_local
 from trainer.data import CropSampler, Scan
+from trainer.data.crops import SPREAD, spans
 from trainer.data.foreground import Foreground, foreground_mask
 from trainer.preflight.finding import Finding, data_key, finding, scans_of
 
@@ -22,17 +26,16 @@ def ratios(settings: TrainerConfig, scans: Sequence[Scan]) -> list[Finding]:
     crops, found = settings.crops, list[Finding]()
     if crops.foreground_crop_prob == 0:
         return []
-    for kind, size, ratio, wanted in (
-        ("global", crops.global_size_voxels, ratio_global(crops), crops.min_foreground_ratio_global),
-        ("local", crops.local_size_voxels, ratio_local(crops), crops.min_foreground_ratio_local),
+    for kind, size, scale, ratio, wanted in (
+        ("global", crops.global_size_voxels, crops.global_scale_mm, ratio_global(crops), crops.min_foreground_ratio_global),
+        ("local", crops.local_size_voxels, crops.local_scale_mm, ratio_local(crops), crops.min_foreground_ratio_local),
     ):
         if kind == "local" and not crops.local_crops:
             continue
-        shares = [
-            _share(data_key(settings), index, crops.foreground, crops.foreground_threshold, size, ratio) for index in range(len(scans))
-        ]
+        shares = [float(_shares(settings, index, kind, crops.foreground_threshold, (ratio,))[0]) for index in range(len(scans))]
         path = "crops.min_foreground_ratio" if wanted is None else f"crops.min_foreground_ratio_{kind}"
-        what = f"a {kind} crop of {size} voxels with a foreground ratio of {ratio:g} above {crops.foreground_threshold:g} HU"
+        edge = f"{size} voxels" if scale is None else f"{scale[0]:g} to {scale[1]:g} mm"
+        what = f"a {kind} crop of {edge} with a foreground ratio of {ratio:g} above {crops.foreground_threshold:g} HU"
         mend = f"Lower {path} or crops.foreground_threshold."
         why = "Such a crop must hold its ratio; where none can, the best there is would be used and the ratio never be met."
         without = [scan.name for scan, share in zip(scans, shares, strict=True) if share == 0]
@@ -59,10 +62,10 @@ def ratios(settings: TrainerConfig, scans: Sequence[Scan]) -> list[Finding]:
 def inside(settings: TrainerConfig, scans: Sequence[Scan]) -> list[Finding]:
     """Whether the global crops that hold their ratio hold a local crop of its ratio on their patch grid."""
     crops = settings.crops
-    scaled = crops.global_scale_mm is not None or crops.local_scale_mm is not None
-    if not (crops.foreground_crop_prob and crops.localcrops_subset_of_globalcrops and crops.local_crops) or scaled:
+    if not (crops.foreground_crop_prob and crops.localcrops_subset_of_globalcrops and crops.local_crops):
         return []
-    share = float(np.mean([_locals_inside(data_key(settings), n, *_sampler_key(settings)) for n in range(len(scans))]))
+    read = json.dumps(dataclasses.asdict(crops))
+    share = float(np.mean([_locals_inside(data_key(settings), n, read, settings.model.patch_size_voxels) for n in range(len(scans))]))
     if share >= FEW_HOLD_A_LOCAL:
         return []
     return [
@@ -79,50 +82,52 @@ def inside(settings: TrainerConfig, scans: Sequence[Scan]) -> list[Finding]:
 
 def feasible_map(settings: TrainerConfig) -> list[dict[str, object]]:
     """Mean share of positions that hold a ratio, for each threshold in HU and kind of crop: a map to choose levels from."""
-    key, c = data_key(settings), settings.crops
-    scans = range(len(scans_of(key)))
+    scans = range(len(scans_of(data_key(settings))))
     return [
         {
             "threshold_hu": threshold,
             "kind": kind,
             "ratios": list(RATIOS),
-            "shares": [round(float(np.mean([_share(key, n, c.foreground, threshold, size, ratio) for n in scans])), 4) for ratio in RATIOS],
+            "shares": np.mean([_shares(settings, n, kind, threshold, RATIOS) for n in scans], axis=0).round(4).tolist(),
         }
         for threshold in THRESHOLDS_HU
-        for kind, size in (("global", c.global_size_voxels), ("local", c.local_size_voxels))
+        for kind in ("global", "local")
     ]
 
 
-def _sampler_key(settings: TrainerConfig) -> tuple[str, float, int, int, int, float, float]:
-    c = settings.crops
-    sizes = (c.global_size_voxels, c.local_size_voxels, settings.model.patch_size_voxels)
-    return (c.foreground, c.foreground_threshold, *sizes, ratio_global(c), ratio_local(c))
-
-
 @lru_cache(maxsize=1024)
-def _locals_inside(
-    key: str, index: int, kind: str, threshold_hu: float, size: int, local: int, patch: int, ratio: float, local_ratio: float
-) -> float:
-    from trainer.config import Crops
-
-    crops = Crops(
-        global_size_voxels=size, local_size_voxels=local, min_foreground_ratio_global=ratio, min_foreground_ratio_local=local_ratio
-    )
-    of = Foreground.of(foreground_mask(scans_of(key)[index].voxels, kind, threshold_hu))
-    return CropSampler(of, crops, patch).feasible_fraction()["local_in_global"]
+def _locals_inside(key: str, index: int, read: str, patch: int) -> float:
+    crops, scan = Crops(**json.loads(read)), scans_of(key)[index]
+    of = Foreground.of(foreground_mask(scan.voxels, crops.foreground, crops.foreground_threshold))
+    return CropSampler(of, crops, patch, scan.spacing_mm[0]).feasible_fraction()["local_in_global"]
 
 
-@lru_cache(maxsize=4096)
-def _share(key: str, index: int, kind: str, threshold_hu: float, size: int, ratio: float) -> float:
-    """Share of a scan's crop positions that hold the ratio, 0 to 1."""
-    counts, positions = _histogram(key, index, kind, threshold_hu, size)
-    return float(positions[counts / size**3 >= ratio].sum() / positions.sum())
+def _shares(settings: TrainerConfig, index: int, kind: str, threshold_hu: float, ratios: tuple[float, ...]) -> Float[np.ndarray, " ratios"]:
+    """Share of a scan's crop positions that hold each ratio, 0 to 1; the mean over the range of scales where there is one."""
+    key, c = data_key(settings), settings.crops
+    scan = scans_of(key)[index]
+    least, spacing_mm = min(scan.voxels.shape), scan.spacing_mm[0]
+    edges = {
+        "global": np.unique(spans(SPREAD, c.global_size_voxels, c.global_scale_mm, spacing_mm, least)).tolist(),
+        "local": np.unique(spans(SPREAD, c.local_size_voxels, c.local_scale_mm, spacing_mm, least)).tolist(),
+    }
+    counted = _histograms(key, index, c.foreground, threshold_hu, tuple(sorted({*edges["global"], *edges["local"]})))
+    shares = []
+    for edge in edges[kind]:
+        counts, positions = counted[edge]
+        shares.append([positions[counts / edge**3 >= ratio].sum() / positions.sum() for ratio in ratios])
+    return np.asarray(np.mean(shares, axis=0))
 
 
 @lru_cache(maxsize=256)
-def _histogram(key: str, index: int, kind: str, threshold_hu: float, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Foreground counts that occur, and at how many positions: kept instead of the map, which is as large as the scan."""
+def _histograms(
+    key: str, index: int, kind: str, threshold_hu: float, edges: tuple[int, ...]
+) -> dict[int, tuple[Int[np.ndarray, " counts"], Int[np.ndarray, " counts"]]]:
+    """For each edge the foreground counts that occur, and at how many positions: kept instead of the map, which is as large as the scan."""
     of = Foreground.of(foreground_mask(scans_of(key)[index].voxels, kind, threshold_hu))
-    positions = np.bincount(of.count_map(size).ravel())
-    counts = np.flatnonzero(positions)
-    return counts, positions[counts]
+    found = {}
+    for edge in edges:
+        positions = np.bincount(of.count_map(edge).ravel())
+        counts = np.flatnonzero(positions)
+        found[edge] = counts, positions[counts]
+    return found

@@ -13,9 +13,9 @@ from jaxtyping import Float32, Float64
 
 from trainer.config import TrainerConfig, from_mapping
 from trainer.data import CropSampler
-from trainer.data.augment import normalise
-from trainer.data.batches import global_iou, local_containment
+from trainer.data.boxes import global_iou, local_containment
 from trainer.data.foreground import Foreground, foreground_mask
+from trainer.data.window import normalise
 from trainer.preflight.finding import Finding, data_key, finding, scans_of
 
 DRAWS = 144

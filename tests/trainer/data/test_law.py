@@ -165,7 +165,7 @@ def test_draws_follow_the_enumerated_law_with_all_constraints_at_once(sampler: C
 
 
 def test_draws_by_enumeration_follow_the_same_law(sampler: CropSampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.data.crops._PROPOSALS", ())
+    monkeypatch.setattr("trainer.data.uniform.PROPOSALS", ())
     assert worst_p(sampler) > LEAST_P
 
 

@@ -54,6 +54,17 @@ def test_the_map_gives_the_share_of_positions_for_each_threshold_and_ratio() -> 
     assert dict(zip(row["ratios"], row["shares"], strict=True))[0.5] == pytest.approx(np.mean(held), abs=1e-3)  # type: ignore[call-overload]
 
 
+def test_crops_of_a_scale_are_judged_by_the_edges_that_they_will_have() -> None:
+    """Of 60 mm in 5 mm voxels, 12 voxels: not of the 24 that the network sees."""
+    scale = {"crops.global_scale_mm": [60.0, 60.0], "crops.local_scale_mm": [30.0, 30.0]}
+    plain = SMALL | {"crops.global_size_voxels": 12, "crops.local_size_voxels": 6, "model.patch_size_voxels": 2}
+    assert feasible_map(from_mapping(SMALL | scale)) == feasible_map(from_mapping(plain))
+    assert feasible_map(from_mapping(SMALL | scale)) != feasible_map(from_mapping(SMALL))
+    hard = levels(100.0, 0.4) | {"crops.localcrops_subset_of_globalcrops": True}
+    assert "error" in about("crops.min_foreground_ratio", hard)
+    assert "error" not in about("crops.min_foreground_ratio", hard | scale)
+
+
 def test_a_threshold_above_the_window_is_warned_of() -> None:
     found = preflight(levels(450.0, 0.0))
     assert ("warning", "crops.foreground_threshold") in [(finding["level"], finding["path"]) for finding in found]

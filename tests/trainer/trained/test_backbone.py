@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 import trainer
 from trainer.checkpoint import CheckpointError, read_tensors, trained, write_tensors
-from trainer.data.augment import normalise
+from trainer.data.window import normalise
 from trainer.model import build, embed
 from trainer.trained.backbone import export
 from trainer.trained.export import main

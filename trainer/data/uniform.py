@@ -1,0 +1,47 @@
+"""Uniform draws over the positions of a box, free or among those that hold something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+PROPOSALS = (16, 64, 256, 1024)
+"""Sizes of the chunks in which proposals are tested."""
+
+Accept = Callable[[Int[np.ndarray, "n 3"]], Bool[np.ndarray, " n"]]
+
+
+def one(rng: np.random.Generator, room: Int[np.ndarray, "3"]) -> Int[np.ndarray, "3"]:
+    """A corner uniform in [0, room); the draw is that of `uniform` for one."""
+    d, h, w = room.tolist()
+    rows, column = divmod(int(rng.integers(d * h * w)), w)
+    return np.array([*divmod(rows, h), column])
+
+
+def uniform(rng: np.random.Generator, room: Int[np.ndarray, "3"], count: int) -> Int[np.ndarray, "count 3"]:
+    """Corners uniform in [0, room), independent of each other."""
+    d, h, w = room.tolist()
+    flat = rng.integers(d * h * w, size=count)
+    corners = np.empty((count, 3), dtype=np.int64)
+    rows, corners[:, 2] = np.divmod(flat, w)
+    corners[:, 0], corners[:, 1] = np.divmod(rows, h)
+    return corners
+
+
+def reject(rng: np.random.Generator, room: Int[np.ndarray, "3"], accept: Accept) -> Int[np.ndarray, "3"] | None:
+    """The first acceptable of at most sum(PROPOSALS) uniform proposals in [0, room)."""
+    for count in PROPOSALS:
+        proposals = uniform(rng, room, count)
+        accepted = accept(proposals)
+        first = int(accepted.argmax())
+        if accepted[first]:
+            return np.asarray(proposals[first])
+    return None
+
+
+def pick(among: Bool[np.ndarray, "d h w"], rng: np.random.Generator) -> Int[np.ndarray, "3"]:
+    """Uniform over the positions that are true (at least one)."""
+    flat = np.flatnonzero(among)
+    return np.array(np.unravel_index(flat[rng.integers(len(flat))], among.shape))
