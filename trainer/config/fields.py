@@ -38,6 +38,7 @@ class Data:
         None, "Resample to this isotropic spacing in mm; none keeps the native one.", at_least=0.1, at_most=20.0
     )
     cache_dir: str | None = _field(None, "Folder for memory-mapped int16 volumes; none: the user's temporary folder.")
+    cache_limit_gb: float | None = _field(None, "Greatest size of the cache in GB (oldest use goes first); none: no limit.", at_least=0.001)
     skip_unreadable: bool = _field(False, "Leave unreadable scans out (listed) instead of failing.")
     select_share: float = _field(0.25, "Share of scans for probes that gates and tuning read.", at_least=0.0, at_most=0.5)
     test_share: float = _field(0.25, "Share of scans kept for the final comparison.", at_least=0.0, at_most=0.5)

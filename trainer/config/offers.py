@@ -56,7 +56,7 @@ def inert(config: TrainerConfig) -> tuple[str, ...]:
     Two configurations that differ only in inert settings train the same network.
     """
     crops, loss, loop = config.crops, config.loss, config.loop
-    quiet: list[str] = ["expected_trial_s", "preset", "data.cache_dir", "data.prefetch_batches"]
+    quiet: list[str] = ["expected_trial_s", "preset", "data.cache_dir", "data.cache_limit_gb", "data.prefetch_batches"]
     # How the step is carried out, not what it computes:
     quiet += ["loop.micro_batch_size", "loop.shard_weights", "model.compile", "model.checkpoint_activations"]
     weighted = loss.foreground_weighting != "none"

@@ -6,7 +6,7 @@ from trainer.data.batches import Batch, batches, cut, places
 from trainer.data.changes import Changes, draw_changes
 from trainer.data.crops import CropSampler, ScanCrops
 from trainer.data.errors import DataError
-from trainer.data.foreground import Foreground, foreground_mask
+from trainer.data.foreground import Foreground, foreground_mask, scan_foreground
 from trainer.data.streams import stream
 from trainer.data.volumes import Inventory, Scan, Split, data_hash, find_scans, load_scans, split_scans
 from trainer.data.window import normalise
@@ -30,6 +30,7 @@ __all__ = [
     "load_scans",
     "normalise",
     "places",
+    "scan_foreground",
     "split_scans",
     "stream",
 ]

@@ -19,7 +19,7 @@ from trainer.config import Data, TrainerConfig, ratio_global, ratio_local
 from trainer.data.boxes import global_iou, local_containment
 from trainer.data.changes import Changes, draw_changes
 from trainer.data.crops import CropSampler, ScanCrops
-from trainer.data.foreground import Foreground, foreground_mask
+from trainer.data.foreground import Foreground, scan_foreground
 from trainer.data.streams import stream
 from trainer.data.volumes import Scan
 from trainer.data.window import normalise_in_place
@@ -170,10 +170,10 @@ class _Source:
         return self._held[index]
 
     def _open(self, index: int) -> _Opened:
-        c, m, voxels = self._config.crops, self._config.measure, self._scans[index].voxels
-        body = Foreground.of(foreground_mask(voxels, "body", m.foreground_threshold))
-        own = body if self._alike else Foreground.of(foreground_mask(voxels, c.foreground, c.foreground_threshold))
-        return _Opened(body, own, CropSampler(own, c, self._config.model.patch_size_voxels, self._scans[index].spacing_mm[0]))
+        c, m, scan = self._config.crops, self._config.measure, self._scans[index]
+        body = scan_foreground(scan, "body", m.foreground_threshold)
+        own = body if self._alike else scan_foreground(scan, c.foreground, c.foreground_threshold)
+        return _Opened(body, own, CropSampler(own, c, self._config.model.patch_size_voxels, scan.spacing_mm[0]))
 
     def batch(self, step: int) -> Batch:
         config, c, rows = self._config, self._config.crops, self._rows

@@ -18,5 +18,9 @@ class DataError(ValueError):
         super().__init__(head + "\n  ".join(self.problems))
 
 
+class AccessError(DataError):
+    """A file that cannot be opened now: the file itself may be whole, so the index does not remember it as bad."""
+
+
 class CacheError(DataError):
     """The cache cannot be written: nothing is wrong with the scan, so leaving it out would not help."""

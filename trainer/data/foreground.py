@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
+
+from trainer.data.volumes import Scan
+
+_IN_MEMORY_BYTES = 1 << 29
+_SLAB_VOXELS = 1 << 22
+"""Voxels that are worked on at once."""
 
 
 def foreground_mask(
@@ -21,37 +31,107 @@ def foreground_mask(
     Raises:
         ValueError: Another kind.
     """
-    above = np.asarray(voxels > threshold_hu)
-    if kind == "threshold":
-        return above
-    if kind == "body":
-        return _filled_slices(_largest_component(above))
-    raise ValueError(f"crops.foreground: expected threshold or body but got {kind!r}. Set one of the two.")
+    return np.concatenate(list(_mask_slabs(voxels, kind, threshold_hu)))
 
 
-def _largest_component(mask: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "depth height width"]:
-    from scipy import ndimage
+def scan_foreground(scan: Scan, kind: str, threshold_hu: float) -> Foreground:
+    """The integral volume of a scan's foreground, computed once.
 
-    components, found = ndimage.label(mask)
-    if found == 0:
-        return mask
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    return np.asarray(components == sizes.argmax())
+    For a scan on disk it is written slab by slab into the cache and mapped from there, so that memory holds neither the mask nor the
+    integral of a large scan. For a scan in memory, such as the phantom's, the last `_IN_MEMORY_BYTES` of them are held.
+
+    Args:
+        scan: In HU.
+        kind: As for `foreground_mask`.
+        threshold_hu: As for `foreground_mask`.
+
+    Raises:
+        ValueError: Another kind.
+        CacheError: The cache cannot be written.
+    """
+    if scan.kept is None:
+        return _IN_MEMORY.get(scan.voxels, kind, threshold_hu)
+    d, h, w = (n + 1 for n in scan.voxels.shape)
+
+    def parts() -> Iterator[Int[np.ndarray, "slab height1 width1"]]:
+        return _integral_slabs(_mask_slabs(scan.voxels, kind, threshold_hu), (h, w))
+
+    return Foreground(scan.kept.array(f"{kind}{threshold_hu:g}", (d, h, w), np.int32, parts))
 
 
-def _filled_slices(mask: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "depth height width"]:
-    """Holes are the background that no in-plane path connects with the edge of its slice."""
+def _mask_slabs(
+    voxels: Shaped[np.ndarray, "depth height width"], kind: str, threshold_hu: float
+) -> Iterator[Bool[np.ndarray, "slab height width"]]:
+    if kind not in ("threshold", "body"):
+        raise ValueError(f"crops.foreground: expected threshold or body but got {kind!r}. Set one of the two.")
+    above = (np.asarray(slab > threshold_hu) for slab in _slabs(voxels))
+    return above if kind == "threshold" else _body_slabs(voxels, threshold_hu)
+
+
+def _slabs(voxels: Shaped[np.ndarray, "depth height width"]) -> Iterator[Shaped[np.ndarray, "slab height width"]]:
+    thick = max(1, _SLAB_VOXELS // (voxels.shape[1] * voxels.shape[2]))
+    return (voxels[low : low + thick] for low in range(0, len(voxels), thick))
+
+
+def _body_slabs(voxels: Shaped[np.ndarray, "depth height width"], threshold_hu: float) -> Iterator[Bool[np.ndarray, "slab height width"]]:
+    """The largest component, from the components of each slab and where they touch those of the next.
+
+    The slabs' components are found twice instead of kept: numbers for all voxels have twice the bytes of the scan. Holes are the
+    background that no in-plane path connects with the edge of its slice.
+    """
     from scipy import ndimage
 
     in_plane = np.zeros((3, 3, 3), dtype=bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
-    outside, found = ndimage.label(~mask, structure=in_plane)
-    open_ = np.zeros(found + 1, dtype=bool)
-    for edge in (outside[:, 0], outside[:, -1], outside[:, :, 0], outside[:, :, -1]):
-        open_[edge.ravel()] = True
-    open_[0] = False
-    return np.asarray(~open_[outside])
+    belongs, first = _largest_component(voxels, threshold_hu), 0
+    for slab in _slabs(voxels):
+        components, found = ndimage.label(slab > threshold_hu)
+        mask = np.concatenate([[False], belongs[first : first + found]])[components]
+        first += found
+        outside, holes = ndimage.label(~mask, structure=in_plane)
+        open_ = np.zeros(holes + 1, dtype=bool)
+        for edge in (outside[:, 0], outside[:, -1], outside[:, :, 0], outside[:, :, -1]):
+            open_[edge.ravel()] = True
+        open_[0] = False
+        yield ~open_[outside]
+
+
+def _largest_component(voxels: Shaped[np.ndarray, "depth height width"], threshold_hu: float) -> Bool[np.ndarray, " slab_components"]:
+    """Which of the slabs' components, numbered through the slabs, belong to the largest of the volume."""
+    from scipy import ndimage, sparse
+
+    sizes, touching, first = [], [np.zeros((2, 0), dtype=np.int64)], 0
+    below: Int[np.ndarray, "height width"] = np.zeros(voxels.shape[1:], dtype=np.int64)
+    for slab in _slabs(voxels):
+        components, found = ndimage.label(slab > threshold_hu)
+        sizes.append(np.bincount(components.ravel(), minlength=found + 1)[1:])
+        here = np.where(components[[0, -1]] > 0, components[[0, -1]].astype(np.int64) + first, 0)  # from 1 on through all slabs
+        both = (below > 0) & (here[0] > 0)
+        touching.append(np.unique(np.stack([below[both], here[0][both]]) - 1, axis=1))
+        below, first = here[1], first + found
+    if not first:
+        return np.zeros(0, dtype=bool)
+    ends = np.concatenate(touching, axis=1)
+    graph = sparse.coo_array((np.ones(ends.shape[1], dtype=bool), (ends[0], ends[1])), shape=(first, first))
+    _, whole = sparse.csgraph.connected_components(graph, directed=False)
+    return np.asarray(whole == np.bincount(whole, weights=np.concatenate(sizes)).argmax())
+
+
+def _integral_slabs(
+    slabs: Iterable[Bool[np.ndarray, "slab height width"]], shape: tuple[int, int]
+) -> Iterator[Int[np.ndarray, "slab height1 width1"]]:
+    """The integral volume in parts: how many foreground voxels lie before each corner along all axes."""
+    last = np.zeros((1, *shape), dtype=np.int32)
+    yield last
+    for slab in slabs:
+        part = np.zeros((len(slab), *shape), dtype=np.int32)
+        inner = part[:, 1:, 1:]
+        np.cumsum(slab, axis=0, dtype=np.int32, out=inner)
+        np.cumsum(inner, axis=1, out=inner)
+        np.cumsum(inner, axis=2, out=inner)
+        part += last
+        last = part[-1:].copy()
+        yield part
 
 
 _UNIT_CUBE = np.array([[z, y, x] for z in (0, 1) for y in (0, 1) for x in (0, 1)], dtype=np.int64)
@@ -75,12 +155,8 @@ class Foreground:
     @classmethod
     def of(cls, mask: Bool[np.ndarray, "depth height width"]) -> Foreground:
         """Integrate a mask (at most 2^31 voxels)."""
-        integral = np.zeros(tuple(n + 1 for n in mask.shape), dtype=np.int32)
-        inner = integral[1:, 1:, 1:]
-        np.cumsum(mask, axis=0, dtype=np.int32, out=inner)
-        np.cumsum(inner, axis=1, out=inner)
-        np.cumsum(inner, axis=2, out=inner)
-        return cls(integral)
+        _, h, w = (n + 1 for n in mask.shape)
+        return cls(np.concatenate(list(_integral_slabs(_slabs(mask), (h, w)))))
 
     def counts(self, corners: Int[np.ndarray, "n 3"], size: int) -> Int[np.ndarray, " n"]:
         """Foreground voxels in the cubes of edge `size` at these low corners (which must lie inside the scan)."""
@@ -120,3 +196,33 @@ class Foreground:
     def ratio_map(self, size: int) -> Float[np.ndarray, "d h w"]:
         """Share of foreground voxels, 0 to 1, of the crop at every admissible low corner."""
         return np.asarray(self.count_map(size) / float(size**3))
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the integral volume."""
+        return self._integral.nbytes
+
+
+class _InMemory:
+    """Foregrounds of scans in memory, the latest used of them; safe for several threads."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._lock = threading.Lock()
+        self._held: OrderedDict[tuple[int, str, float], tuple[np.ndarray, Foreground]] = OrderedDict()
+
+    def get(self, voxels: Shaped[np.ndarray, "depth height width"], kind: str, threshold_hu: float) -> Foreground:
+        key = (id(voxels), kind, threshold_hu)  # the voxels are held beside, so that nothing else can have their place
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key][1]
+        made = Foreground.of(foreground_mask(voxels, kind, threshold_hu))
+        with self._lock:
+            self._held[key] = (voxels, made)
+            while len(self._held) > 1 and sum(one.size_bytes for _, one in self._held.values()) > self._limit:
+                self._held.popitem(last=False)
+        return made
+
+
+_IN_MEMORY = _InMemory(_IN_MEMORY_BYTES)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Int16, UInt8
+from jaxtyping import Int16, Shaped
 
 from trainer.config import TrainerConfig, from_mapping
 from trainer.data.anatomy import TISSUES
+from trainer.data.cache import Kept
 from trainer.data.errors import DataError
 from trainer.data.phantom import GENERATOR_VERSION, phantom_scan, settings_of
 
@@ -28,9 +29,11 @@ class Scan:
     voxels: Int16[np.ndarray, "depth height width"]
     """Read-only; may be a memory map."""
     spacing_mm: tuple[float, float, float]
-    labels: UInt8[np.ndarray, "depth height width"] | None
-    """0: unlabelled or air; none: this scan has no labels."""
+    labels: Shaped[np.ndarray, "depth height width"] | None
+    """uint8 or int16; 0: unlabelled or air; none: this scan has no labels."""
     label_names: Mapping[int, str]
+    kept: Kept | None = field(default=None, repr=False, compare=False)
+    """Where arrays computed from it may be kept; none: it lives in memory."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,13 @@ class Split:
 class Inventory:
     """What `data.source` holds: the scans, and a sentence for each that `data.skip_unreadable` left out."""
 
-    scans: tuple[Scan, ...]
+    scans: Sequence[Scan]
+    """Those on disk are mapped when they are asked for."""
     skipped: tuple[str, ...]
 
 
-def load_scans(config: TrainerConfig) -> list[Scan]:
-    """All scans of the settings in a fixed order; those left out are logged as a warning.
+def load_scans(config: TrainerConfig) -> Sequence[Scan]:
+    """All scans of the settings in a fixed order, those on disk mapped when they are asked for; those left out are logged as a warning.
 
     Raises:
         DataError: Every scan that cannot be used, each with its mend.
@@ -59,7 +63,7 @@ def load_scans(config: TrainerConfig) -> list[Scan]:
     inventory = find_scans(config)
     if inventory.skipped:
         _LOG.warning("data.skip_unreadable left out %d scans:\n  %s", len(inventory.skipped), "\n  ".join(inventory.skipped))
-    return list(inventory.scans)
+    return inventory.scans
 
 
 def find_scans(config: TrainerConfig) -> Inventory:

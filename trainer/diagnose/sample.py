@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Num
 
 from trainer.config import TrainerConfig
-from trainer.data import Foreground, Scan, foreground_mask, stream
+from trainer.data import Scan, scan_foreground, stream
 from trainer.measure import Probe, ProbeError
 from trainer.measure.retrieval import reciprocal_ranks
 from trainer.trained.network import Network, Read
@@ -105,7 +105,7 @@ def _at_random(scan: Scan, config: TrainerConfig, index: int) -> dict[str, float
     m, size = config.measure, config.crops.global_size_voxels
     room = np.array(scan.voxels.shape) - size + 1
     first, second = stream(m.seed, 0, "diagnose/positions", index).integers(room, size=(2, _POSITIONS, 3))
-    body = Foreground.of(foreground_mask(scan.voxels, "body", m.foreground_threshold))
+    body = scan_foreground(scan, "body", m.foreground_threshold)
     shared = np.clip(size - np.abs(first - second), 0, None).prod(axis=1) / size**3
     return {
         "air_share": float(np.mean(body.ratio(first, size) <= m.background_ratio)),

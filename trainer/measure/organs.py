@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Num
 
-from trainer.data import Foreground, cut, foreground_mask, stream
+from trainer.data import cut, scan_foreground, stream
 from trainer.measure.intensities import intensities
 from trainer.measure.readout import Question, knn_score, linear_score, question
 from trainer.measure.yardstick import ScanProbe, spread
@@ -167,7 +167,7 @@ def _slabs(probe: ScanProbe) -> list[Int[np.ndarray, "crops 3"]]:
     """Foreground-rich crops in each slab of a scan, spread over it; slabs without any are left out."""
     config, scan = probe.config, probe.owner
     m, size = config.measure, config.crops.global_size_voxels
-    rich = Foreground.of(foreground_mask(scan.voxels, "body", m.foreground_threshold)).ratio_map(size) >= m.rich_ratio
+    rich = scan_foreground(scan, "body", m.foreground_threshold).ratio_map(size) >= m.rich_ratio
     depth = scan.voxels.shape[0]
     count = min(depth // size, MOST_SLABS)
     found = []

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from trainer.config import TrainerConfig
-from trainer.data import Foreground, cut, foreground_mask, stream
+from trainer.data import Foreground, cut, scan_foreground, stream
 from trainer.measure.anatomy import majority_label
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def draw(scan: Scan, index: int, config: TrainerConfig) -> tuple[ScanProbe, floa
         index: Number of the scan; names its random streams.
     """
     m, size, local_size = config.measure, config.crops.global_size_voxels, config.crops.local_size_voxels
-    body = Foreground.of(foreground_mask(scan.voxels, "body", m.foreground_threshold))
+    body = scan_foreground(scan, "body", m.foreground_threshold)
     shares = body.ratio_map(size)
     corners = spread(shares >= m.rich_ratio, m.crops_per_scan, stream(m.seed, 0, "probe/global", index))
     background = spread(shares <= m.background_ratio, m.background_crops_per_scan, stream(m.seed, 0, "probe/background", index))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 
 from trainer.config import TrainerConfig, from_mapping
@@ -24,7 +25,7 @@ def data_key(settings: TrainerConfig) -> str:
 
 
 @lru_cache(maxsize=4)
-def scans_of(key: str) -> list[Scan]:
+def scans_of(key: str) -> Sequence[Scan]:
     """The scans behind `data_key`.
 
     Raises:

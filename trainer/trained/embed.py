@@ -20,7 +20,7 @@ from jaxtyping import Int
 
 from trainer.checkpoint import replacing
 from trainer.config import TrainerConfig
-from trainer.data import Foreground, Scan, cut, foreground_mask, load_scans, stream
+from trainer.data import Scan, cut, load_scans, scan_foreground, stream
 from trainer.trained.arguments import network, parser, split, with_factory
 from trainer.trained.network import CHUNK, Network
 
@@ -68,7 +68,7 @@ def write_features(
 
 def _tables(network: Network, scan: Scan, corners: Int[np.ndarray, "n 3"], config: TrainerConfig) -> Iterator[pa.Table]:
     size = config.crops.global_size_voxels
-    body = Foreground.of(foreground_mask(scan.voxels, "body", config.measure.foreground_threshold))
+    body = scan_foreground(scan, "body", config.measure.foreground_threshold)
     for start in range(0, len(corners), CHUNK):
         some = corners[start : start + CHUNK]
         features, logits = network.read(cut(scan, some, size, config.data))

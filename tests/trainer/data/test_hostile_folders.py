@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from trainer.config import TrainerConfig, from_mapping
 from trainer.data import DataError, find_scans, load_scans
 from trainer.data.phantom import phantom_scan
-from trainer.data.units import unit_problem
+from trainer.data.units import judge, value_counts
 
 VOXELS, LABELS = phantom_scan("torso", 32, 15.0, 15.0, 0, 0)
 
@@ -47,6 +47,12 @@ def series(folder: Path, uid: str = "1.2.3.4", name: Callable[[int], str] = lamb
         writer.Execute(image)
         (folder / "one.dcm").rename(folder / name(k))
     return folder
+
+
+def unit_problem(voxels: np.ndarray) -> str | None:
+    counts = value_counts(voxels)
+    assert counts is not None
+    return judge(counts).problem
 
 
 @pytest.mark.parametrize("air_noise_hu", [0.0, 15.0, 30.0, 60.0])
@@ -144,7 +150,7 @@ def two_labels(folder: Path) -> None:
     ("make", "said"),
     [
         (no_labels, "found none for any scan"),
-        (broken_labels, "whole gzip"),
+        (broken_labels, "header is not one"),
         (labels_elsewhere, "elsewhere"),
         (two_labels, "one label volume"),
     ],
@@ -187,5 +193,5 @@ def test_a_full_disk_is_said_leaves_nothing_half_written_and_no_scan_out(tmp_pat
     with full_disk(), pytest.raises(DataError, match=r"data\.cache_dir: expected to write .*Make room"):
         load_scans(config)
     kept = {file.suffix for file in (tmp_path / "cache").iterdir()}
-    assert kept == {""}, "only the content hash"
+    assert kept <= {".jsonl", ".lock"}, "no volume, not even a part of one"
     assert load_scans(config)[0].voxels.shape == VOXELS.shape
