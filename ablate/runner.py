@@ -141,7 +141,8 @@ class Stage:
         points: list[verdict.Point] = []
         while len(points) < tune.tune:
             told = [Told(point.levels, point.objective, point.feasible) for point in points]
-            proposed = tuner.propose(told, min(tune.batch, tune.tune - len(points)), self._infeasible)
+            with self.offers.kept_ready():
+                proposed = tuner.propose(told, min(tune.batch, tune.tune - len(points)), self._infeasible)
             if not proposed:
                 break
             arms = [Arm(name=f"point {len(points) + i:02d}", levels=levels) for i, levels in enumerate(proposed)]

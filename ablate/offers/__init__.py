@@ -5,6 +5,7 @@ An offer's argument is what the schema's module makes of a config by its `from_m
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -12,14 +13,14 @@ import json
 import os
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from ablate.errors import TrainerError
-from ablate.offers import child, sources
-from ablate.offers.child import broke, imported
+from ablate.offers import sources
+from ablate.offers.child import Child, broke, imported
 from ablate.offers.setting import SettingType, setting_types
 from ablate.offers.sources import callable_problem
 from ablate.study import Finding, Level, Levels, Trainer, nearest
@@ -54,6 +55,7 @@ class Offers:
         self._names = {name: getattr(trainer, name) or offered.get(name) for name in OFFERED}
         self._identities: dict[str, tuple[str, ...]] = {}
         self._data_hashes: dict[str, str] = {}
+        self._child: Child | None = None
 
     @property
     def schema_module(self) -> str:
@@ -147,7 +149,7 @@ class Offers:
         plain = self._without_seed(config)
         key = json.dumps(plain, sort_keys=True)
         if key not in self._data_hashes:
-            self._data_hashes[key] = str(child.call(name, self._reader, [plain], timeout_s)[0])
+            self._data_hashes[key] = str(self._asked(name, [plain], timeout_s)[0])
         return self._data_hashes[key]
 
     def preflight(self, configs: Sequence[Mapping[str, object]], root: Path, *, timeout_s: float = 600.0) -> list[list[Finding]]:
@@ -167,12 +169,27 @@ class Offers:
         found = {file: _read_findings(file) for file in files}
         missing = {file: config for file, config in zip(files, plain, strict=True) if found[file] is None}
         if missing:
-            answers = child.call(name, self._reader, list(missing.values()), timeout_s)
+            answers = self._asked(name, list(missing.values()), timeout_s)
             (root / "preflight").mkdir(parents=True, exist_ok=True)
             for file, answer in zip(missing, answers, strict=True):
                 found[file] = _findings(answer, name)
                 write_atomic(file, json.dumps(answer))
         return [found[file] or [] for file in files]
+
+    @contextlib.contextmanager
+    def kept_ready(self) -> Iterator[None]:
+        """Inside, all offers that need a process share one, whose imports take longer than most answers."""
+        with Child() as self._child:
+            try:
+                yield
+            finally:
+                self._child = None
+
+    def _asked(self, name: str, configs: Sequence[Mapping[str, object]], timeout_s: float) -> list[object]:
+        if self._child is not None:
+            return self._child.call(name, self._reader, configs, timeout_s)
+        with Child() as once:
+            return once.call(name, self._reader, configs, timeout_s)
 
     def _kept(self, name: str, plain: Sequence[Mapping[str, object]], root: Path) -> list[Path]:
         """Where the findings of each config are kept."""

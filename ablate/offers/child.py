@@ -2,61 +2,120 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
+import os
+import selectors
 import subprocess
 import sys
 import tempfile
+import time
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from types import TracebackType
 
 from ablate.errors import TrainerError
 from ablate.study import nearest
-from ablate.trial import write_atomic
 
 TAIL_LINES = 12
 """Lines of a failed process that its error shows."""
 
 
-def call(name: str, schema: str | None, configs: Sequence[Mapping[str, object]], timeout_s: float) -> list[object]:
-    """The offer's answer for each config, from one process for all of them.
+class Child:
+    """One process that answers offers until the context ends; started with the first of them, ended with its parent."""
 
-    Args:
-        name: `package.module:callable`.
-        schema: The module whose `from_mapping` makes the offer's argument from a config; none: the offer takes nested plain values.
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors = tempfile.TemporaryFile()  # what it prints; a pipe would fill while nobody reads
 
-    Raises:
-        TrainerError: It failed, with the end of what it printed, or took too long.
-    """
-    with tempfile.TemporaryDirectory(prefix="ablate-") as folder:
-        answer = Path(folder) / "answer.json"
-        request = {"offer": name, "schema": schema, "configs": configs, "answer": str(answer), "path": sys.path}
-        command = [sys.executable, "-m", "ablate.offers"]
-        try:
-            done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, timeout=timeout_s, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise TrainerError(
-                f"{name}: expected an answer within {timeout_s:g} s but it still runs. Make it faster, or leave it out."
-            ) from error
-        if done.returncode != 0 or not answer.exists():
-            tail = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-TAIL_LINES:])
-            raise TrainerError(f"{name}: failed in its own process (exit code {done.returncode}). The end of what it printed:\n{tail}")
-        answered = json.loads(answer.read_text())
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+        self._errors.close()
+
+    def call(self, name: str, schema: str | None, configs: Sequence[Mapping[str, object]], timeout_s: float) -> list[object]:
+        """The offer's answer for each config.
+
+        Args:
+            name: `package.module:callable`.
+            schema: The module whose `from_mapping` makes the offer's argument from a config; none: the offer takes nested plain values.
+
+        Raises:
+            TrainerError: It failed, with the end of what it printed, or took too long.
+        """
+        request = json.dumps({"offer": name, "schema": schema, "configs": configs, "path": sys.path})
+        process = self._started()
+        answer = self._answered(process, request.encode() + b"\n", name, timeout_s)
+        if answer is None:
+            tail = "\n".join(f"  {line}" for line in self._printed().strip().splitlines()[-TAIL_LINES:])
+            raise TrainerError(f"{name}: failed in its own process (exit code {self._end()}). The end of what it printed:\n{tail}")
+        answered = json.loads(answer)
         if isinstance(answered, dict):
             raise TrainerError(answered["problem"])
         return typing.cast("list[object]", answered)
 
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            command = [sys.executable, "-m", "ablate.offers"]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
+        return self._process
+
+    def _answered(self, process: subprocess.Popen[bytes], request: bytes, name: str, timeout_s: float) -> bytes | None:
+        """The line that it answers; none where it ended instead."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        until, answer = time.monotonic() + timeout_s, b""
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(request)
+            process.stdin.flush()
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while not answer.endswith(b"\n"):
+                if not selector.select(max(0.0, until - time.monotonic())):
+                    self._end()
+                    raise TrainerError(
+                        f"{name}: expected an answer within {timeout_s:g} s but it still runs. Make it faster, or leave it out."
+                    )
+                part = os.read(process.stdout.fileno(), 1 << 16)
+                if not part:
+                    return None
+                answer += part
+        return answer
+
+    def _printed(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")
+
+    def _end(self) -> int:
+        """End it, whatever it does; its exit code."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        try:
+            return process.wait(timeout=1.0)  # it ends when its input does
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
 
 def serve() -> None:
-    """In the child: read a request from stdin, write the answer to the file that it names."""
-    request = json.loads(sys.stdin.read())
-    try:
-        answer: object = _answer(request)
-    except ValueError as error:  # what a trainer raises on purpose: bad data, bad settings; its message is the mend
-        answer = {"problem": str(error)}
-    write_atomic(Path(request["answer"]), json.dumps(answer))
+    """In the child: a request a line from stdin, an answer a line; what an offer prints goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        try:
+            answer: object = _answer(json.loads(line))
+        except ValueError as error:  # what a trainer raises on purpose: bad data, bad settings; its message is the mend
+            answer = {"problem": str(error)}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def _answer(request: Mapping[str, typing.Any]) -> list[object]:
