@@ -9,7 +9,7 @@ run: $(VENV)/.installed
 	$(BIN)/ablate run studies/collapse.yaml
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: lint types imports
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from workplace import Workplace, without_times
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("end_to_end")]
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_ends_with_verdicts_the_report_and_the_way_to_mlflow(finished: Workplace) -> None:

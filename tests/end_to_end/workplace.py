@@ -54,7 +54,7 @@ phases:
       crops.localcrops_subset_of_globalcrops: [false, true]
   - name: thresholds
     design: {tune: 2, sampler: tpe, batch: 2}
-    set: {crops.foreground_crop_prob: 1.0}
+    set: {crops.foreground_crop_prob: 1.0, crops.foreground_threshold: -500}
     factors:
       crops.min_foreground_ratio: {low: 0.2, high: 0.6}
 """
@@ -71,6 +71,7 @@ class Workplace:
             "PYTHONPATH": str(REPOSITORY),
             "TMPDIR": str(directory),
             "COLUMNS": "200",
+            "PYTHONUTF8": "1",
         }
 
         self.output = ""
@@ -86,7 +87,13 @@ class Workplace:
 
     def ablate(self, *command: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.arguments(*command), cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
+            self.arguments(*command),
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=timeout,
+            check=False,
         )
 
     def start(self, *command: str) -> subprocess.Popen[str]:
@@ -96,7 +103,7 @@ class Workplace:
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             start_new_session=True,
         )
 
