@@ -28,14 +28,17 @@ class Child:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._errors = tempfile.TemporaryFile()  # what it prints; a pipe would fill while nobody reads
 
     def __enter__(self) -> Child:
+        with contextlib.ExitStack() as opened:
+            # What it prints; a pipe would fill while nobody reads.
+            self._errors = opened.enter_context(tempfile.TemporaryFile())
+            opened.callback(self._end)
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._end()
-        self._errors.close()
+        self._opened.close()
 
     def call(self, name: str, schema: str | None, configs: Sequence[Mapping[str, object]], timeout_s: float) -> list[object]:
         """The offer's answer for each config.
