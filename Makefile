@@ -1,15 +1,19 @@
 # Two commands do all the set-up: `make run` and `make test`.
+# `make test-slow` runs what takes minutes; `.ci/run` runs everything.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check lint types imports clean
+.PHONY: run test test-slow check lint types imports clean
 
 run: $(VENV)/.installed
 	$(BIN)/ablate run studies/collapse.yaml
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not slurm"
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m slow
 
 check: lint types imports
 

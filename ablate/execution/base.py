@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import socket
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -201,15 +200,6 @@ class Identity:
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.Error:
             return None
-
-    def alive(self, heartbeat: Path, silence_s: float) -> bool:
-        """Whether it runs: asked of the kernel on this host, of its heartbeat on another."""
-        if self.here:
-            return self.process() is not None
-        try:
-            return time.time() - heartbeat.stat().st_mtime < silence_s
-        except OSError:
-            return False
 
     def kill(self) -> None:
         """End it and what it started, if it runs on this host."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ablate.errors import AblateError
 from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerFiles, WorkerSettings
+from ablate.execution.clock import SYSTEM, Clock
 
 START_FAILURES = 3
 """Workers in a row that never reported before the run gives up."""
@@ -26,8 +27,9 @@ class Member:
     """A worker as the controller knows it."""
 
     files: WorkerFiles
+    since: float
+    """When it was started, by the controller's clock."""
     born: bool = False
-    since: float = field(default_factory=time.monotonic)
     held: dict[tuple[str, int], Order] = field(default_factory=dict)
 
     @property
@@ -45,9 +47,16 @@ class Fleet:
     """
 
     def __init__(
-        self, directory: Path, executor: Executor, timing: Timing, settings: WorkerSettings, on_event: Callable[[QueueEvent], None]
+        self,
+        directory: Path,
+        executor: Executor,
+        timing: Timing,
+        settings: WorkerSettings,
+        on_event: Callable[[QueueEvent], None],
+        clock: Clock = SYSTEM,
     ) -> None:
         self.directory, self.executor, self.timing, self.settings, self.on_event = directory, executor, timing, settings, on_event
+        self.clock = clock
         self.members: list[Member] = []
         self._failures = 0
 
@@ -64,7 +73,7 @@ class Fleet:
                 self._turn_away(files)
             elif self.executor.alive(files):
                 orders = [order for order in map(Order.read, [files.current, *files.orders()]) if order is not None]
-                self.members.append(Member(files, born=True, held={order.key: order for order in orders}))
+                self.members.append(Member(files, self.clock.now_s(), born=True, held={order.key: order for order in orders}))
                 self.on_event(QueueEvent("worker", worker=files.id, text="adopted"))
             else:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -85,7 +94,7 @@ class Fleet:
             files.create(self.settings)
             fresh.append(files)
         if fresh:
-            self.members += [Member(files) for files in fresh]
+            self.members += [Member(files, self.clock.now_s()) for files in fresh]
             self.executor.submit(fresh)
 
     def look(self) -> list[Member]:
@@ -115,7 +124,7 @@ class Fleet:
 
     def _unborn(self, member: Member) -> str | None:
         failure = self.executor.failure(member.files)
-        if failure is None and time.monotonic() - member.since > self.timing.birth_s:
+        if failure is None and self.clock.now_s() - member.since > self.timing.birth_s:
             failure = f"it did not report within {self.timing.birth_s:g} s. Log: {member.files.log}"
         if failure is not None:
             member.files.leave.touch()
@@ -183,11 +192,11 @@ class Fleet:
         for member in self.members:
             with contextlib.suppress(OSError):  # a full disk: the lease ends them
                 member.files.leave.touch()
-        until = time.monotonic() + patience_s
+        until = self.clock.now_s() + patience_s
         waiting = [member for member in self.members if member.born and not member.held]
-        while time.monotonic() < until:
+        while self.clock.now_s() < until:
             self.executor.poll()
             waiting = [member for member in waiting if self.executor.alive(member.files)]
             if not waiting:
                 break
-            time.sleep(self.timing.idle_s)
+            self.clock.wait(self.timing.idle_s)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ablate.execution.base import Identity, Order, WorkerFiles, WorkerSettings, thread_environment
+from ablate.execution.lease import Liveness
 from ablate.execution.worker import Worker
 from ablate.trial import Cause
 
@@ -23,7 +24,7 @@ class Inline:
         self, threads_per_worker: int, silence_s: float, asked: Callable[[], Cause | None], starting: Callable[[Order], None]
     ) -> None:
         os.environ.update(thread_environment(threads_per_worker))
-        self._silence_s = silence_s
+        self._liveness = Liveness(silence_s)
         self._asked, self._starting = asked, starting
         self._workers: list[Worker] = []
 
@@ -56,7 +57,7 @@ class Inline:
         if any(own.files == worker for own in self._workers):
             return not worker.leave.exists()
         identity = Identity.read(worker.identity)
-        return identity is not None and identity.pid != os.getpid() and identity.alive(worker.heartbeat, self._silence_s)
+        return identity is not None and identity.pid != os.getpid() and self._liveness.alive(worker)
 
     def cancel(self, worker: WorkerFiles) -> None:
         """A trial of this process runs inside `poll`, so whoever calls this is between two trials."""

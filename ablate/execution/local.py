@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ablate.execution.base import Identity, WorkerFiles, thread_environment
+from ablate.execution.lease import Liveness
 
 
 class Local:
@@ -15,7 +16,7 @@ class Local:
 
     def __init__(self, threads_per_worker: int, silence_s: float) -> None:
         self._environment = {**os.environ, **thread_environment(threads_per_worker)}
-        self._silence_s = silence_s
+        self._liveness = Liveness(silence_s)
         self._launchers: dict[str, subprocess.Popen[bytes]] = {}
 
     def submit(self, workers: Sequence[WorkerFiles]) -> None:
@@ -50,8 +51,7 @@ class Local:
 
     def alive(self, worker: WorkerFiles) -> bool:
         """Whether the process that reported still runs."""
-        identity = Identity.read(worker.identity)
-        return identity is not None and identity.alive(worker.heartbeat, self._silence_s)
+        return self._liveness.alive(worker)
 
     def cancel(self, worker: WorkerFiles) -> None:
         """Kill the worker and what it started, if it runs on this host."""

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from types import FrameType, TracebackType
 from ablate.errors import Interrupted, LedgerError
 from ablate.execution import evidence
 from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerSettings
+from ablate.execution.clock import SYSTEM, Clock
 from ablate.execution.fleet import Fleet, Member
 from ablate.execution.inline import Inline
 from ablate.execution.lease import Renewal
@@ -78,13 +78,22 @@ class Queue:
         ledger: Written by this controller only.
         root: The `runs` folder.
         on_event: Called from this thread with all that happens.
+        executor: Another one than the study names, and `clock` its time: simulations.
 
     Raises:
         StudyBusy: On entering: another controller runs the study.
     """
 
     def __init__(
-        self, ledger: Ledger, root: Path, study: Study, *, on_event: Callable[[QueueEvent], None], timing: Timing | None = None
+        self,
+        ledger: Ledger,
+        root: Path,
+        study: Study,
+        *,
+        on_event: Callable[[QueueEvent], None],
+        timing: Timing | None = None,
+        executor: Executor | None = None,
+        clock: Clock = SYSTEM,
     ) -> None:
         self.ledger, self.root, self.study = ledger, root.resolve(), study
         self.timing = timing or Timing()
@@ -95,7 +104,8 @@ class Queue:
         directory = self.root / study.study
         self._lock = ControllerLock(directory)
         self._renewal = Renewal(directory / "lease", self.timing.renew_s)
-        self._executor = self._make_executor()
+        self._clock = clock
+        self._executor = executor or self._make_executor()
         self._workers = 1 if study.executor == "inline" else study.workers
         settings = WorkerSettings(
             str(directory / "lease"),
@@ -105,7 +115,7 @@ class Queue:
             # Submitit sets it, to nothing where no GPU was asked of it.
             {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")},
         )
-        self._fleet = Fleet(directory / "workers", self._executor, self.timing, settings, self._emit)
+        self._fleet = Fleet(directory / "workers", self._executor, self.timing, settings, self._emit, clock)
         self._handlers: dict[signal.Signals, signal._HANDLER] = {}
         self._session, self._entered, self._touched, self._read = 0, 0.0, 0.0, 0.0
         self._oom_kills = evidence.oom_kills()
@@ -120,7 +130,7 @@ class Queue:
         self._lock.acquire()
         try:
             consume(self.root, self.study.study, "stop")
-            self._entered = time.monotonic()
+            self._entered = self._clock.now_s()
             self._session = self.ledger.begin_session()
             self._renewal.start()
             self._adopt()
@@ -138,7 +148,7 @@ class Queue:
         try:
             self._fleet.let_go()
             self._executor.close()
-            self.ledger.touch_session(self._session, time.monotonic() - self._entered)
+            self.ledger.touch_session(self._session, self._clock.now_s() - self._entered)
         except LedgerError:
             if error is None:
                 raise
@@ -162,7 +172,7 @@ class Queue:
                 if self._should_stop():
                     self._stop()
                 happened = self._turn(assign=True)
-                time.sleep(self.timing.turn_s / 10 if happened else self.timing.turn_s)
+                self._clock.wait(self.timing.turn_s / 10 if happened else self.timing.turn_s)
         finally:
             self._completing = False
             self._flush_events()
@@ -247,7 +257,7 @@ class Queue:
 
     def _death(self, running: Running) -> Ended:
         """What can be said of an attempt whose worker is gone without an outcome."""
-        seconds = 0.0 if running.began is None else round(time.monotonic() - running.began, 3)
+        seconds = 0.0 if running.began is None else round(self._clock.now_s() - running.began, 3)
         if not running.files.began.exists():
             return Ended(running.order, Cause.STOPPED, "Its worker ended before the attempt began.", 0.0)
         if running.killed is not None:
@@ -315,7 +325,7 @@ class Queue:
 
     def _watch(self) -> None:
         """See which attempts began, how far they are, and which are over their time without reporting."""
-        now = time.monotonic()
+        now = self._clock.now_s()
         read = now - self._read >= self.timing.renew_s
         for running in self._work.running.values():
             signature, number = running.order.key
@@ -340,7 +350,7 @@ class Queue:
     def _starting_inline(self, order: Order) -> None:
         running = self._work.running.get(order.key)
         if running is not None:
-            running.began = time.monotonic()
+            running.began = self._clock.now_s()
             self._emit(QueueEvent("started", order.signature, "inline", order.attempt))
             self._flush_events()
 
@@ -386,9 +396,9 @@ class Queue:
         for running in self._work.running.values():
             write_atomic(running.files.stop, json.dumps({"cause": Cause.STOPPED}), durable=False)
         self._flush_events()
-        until = time.monotonic() + self.timing.stop_s
-        while self._work.running and time.monotonic() < until and self._asked_to_stop <= max(asked, 1):
-            time.sleep(self.timing.turn_s / 5)
+        until = self._clock.now_s() + self.timing.stop_s
+        while self._work.running and self._clock.now_s() < until and self._asked_to_stop <= max(asked, 1):
+            self._clock.wait(self.timing.turn_s / 5)
             self._turn(assign=False)
         total = len(self._work.specs)
         still = f"; {len(self._work.running)} still at work end by themselves" if self._work.running else ""

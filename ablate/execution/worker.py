@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ablate.execution.attempt import run_attempt
 from ablate.execution.base import Identity, Order, WorkerFiles, WorkerSettings
-from ablate.execution.lease import Lease
+from ablate.execution.lease import Sign
 from ablate.trial import AttemptFiles, Cause, TrialFiles, read_outcome
 
 
@@ -30,7 +30,7 @@ class Worker:
 
     def __init__(self, files: WorkerFiles, settings: WorkerSettings, asked: Callable[[], Cause | None] | None = None) -> None:
         self.files, self.settings = files, settings
-        self.lease = Lease(Path(settings.lease), settings.lease_s)
+        self.lease = Sign(Path(settings.lease))
         self.told_to_end = False
         self.asked = asked or (lambda: Cause.STOPPED if self.told_to_end else None)
 
@@ -52,7 +52,7 @@ class Worker:
     def work(self) -> None:
         """Work until told to leave, or until the controller is gone."""
         with self._beating():
-            while not (self.told_to_end or self.lease.over or self.files.leave.exists()):
+            while not (self.told_to_end or self.lease.silence_s > self.settings.lease_s or self.files.leave.exists()):
                 order = self.take()
                 if order is None:
                     time.sleep(self.settings.idle_s)

@@ -72,7 +72,6 @@ def test_a_restart_at_any_batch_proposes_the_same_points(sampler: str, seed: int
     assert through == run_all(None, phase, tune)
 
 
-@pytest.mark.slow
 def test_the_gaussian_process_proposes_the_same_after_a_restart() -> None:
     phase = a_phase("gp", {"crops.threshold": FACTORS["crops.threshold"], "crops.ratio": FACTORS["crops.ratio"]}, tune=4)
     phase = phase.model_copy(update={"design": Tune(tune=4, sampler="gp", batch=2)})

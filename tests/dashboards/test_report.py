@@ -213,7 +213,6 @@ def test_a_gallery_that_cannot_be_read_is_said_and_harms_nothing(tmp_path: Path)
     assert "cannot be read" in picture(broken, alt="x")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_a_browser_draws_every_figure_and_complains_of_nothing(written: Path, page: Page, tmp_path: Path) -> None:
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"

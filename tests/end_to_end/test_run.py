@@ -14,8 +14,6 @@ import psutil
 import pytest
 from workplace import Workplace, without_times
 
-pytestmark = pytest.mark.slow
-
 
 def test_a_run_ends_with_verdicts_the_report_and_the_way_to_mlflow(finished: Workplace) -> None:
     assert "winner of flags:" in finished.output

@@ -307,7 +307,6 @@ def test_help_lists_presets_and_settings(capsys: pytest.CaptureFixture[str]) -> 
     assert "crops.min_global_overlap=0.0" in printed
 
 
-@pytest.mark.slow
 def test_two_processes_leave_what_one_leaves(tmp_path: Path) -> None:
     """The same measures, the same crops on record in the same order, one checkpoint, one summary."""
     config = TINY | {"loop.steps": 4, "loop.checkpoint_every_steps": 2, "loss.ibot_weight": 1.0}

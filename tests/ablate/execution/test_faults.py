@@ -90,7 +90,6 @@ def test_a_controller_killed_anywhere_is_replaced_and_nothing_runs_twice(stage: 
     assert [stage.starts(seed) for seed in range(6)] == [[0]] * 6
 
 
-@pytest.mark.slow
 def test_a_study_whose_processes_are_all_killed_five_times_ends_the_same(stage: Stage) -> None:
     specs = [stage.spec(seed, steps=20, step_s=0.02, checkpoint_every=2) for seed in range(8)]  # workers left alone finish two each
     draw = random.Random(7)

@@ -113,7 +113,6 @@ def test_a_second_sync_adds_nothing(study: Any) -> None:
     assert everything(study.root) == before
 
 
-@pytest.mark.slow
 def test_a_sync_killed_anywhere_is_completed_without_doubles(study: Any, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
@@ -214,7 +213,6 @@ def test_serving_before_any_run_says_what_to_do(
     assert "ablate sync" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_follower_ends_with_its_controller_and_leaves_mlflow_complete(study: Any) -> None:
     study.run()
     controller = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)

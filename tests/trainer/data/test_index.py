@@ -187,7 +187,6 @@ print(most - before)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("spacing_mm", ["", "1.5"], ids=["as stored", "resampled"])
 @pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])
 def test_a_scan_is_never_held_more_than_twice(tmp_path: Path, suffix: str, spacing_mm: str) -> None:

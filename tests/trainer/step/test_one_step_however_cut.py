@@ -106,7 +106,6 @@ def two_ranks(tmp_path: Path, **asked: Any) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp2"])
 def test_two_ranks_equal_one_process(tmp_path: Path, shard: bool) -> None:
     names = ["everything"] if shard else ["everything", "softmax", "batch_mean"]
