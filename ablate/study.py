@@ -189,6 +189,10 @@ class Study(_Strict):
     threads_per_worker: int = Field(1, ge=1, le=1024)
     timeout_min: float | None = Field(None, gt=0)
     """Longest time of one attempt."""
+    stall_min: float | None = Field(None, gt=0)
+    """Longest time between two reports of an attempt; then it counts as hanging, and the next goes on from its checkpoint."""
+    memory_per_trial_gib: float | None = Field(None, gt=0)
+    """Memory that a trial may take; one that takes more is ended."""
     attempts: int = Field(3, ge=1, le=20)
     """Tries at a trial before it has failed for good."""
     columns: list[str] = []

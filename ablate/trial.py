@@ -33,11 +33,13 @@ class Cause(StrEnum):
     LOST = "lost"
     INVALID = "invalid"
     STOPPED = "stopped"
+    STALLED = "stalled"
+    FLOOD = "flood"
 
     @property
     def retryable(self) -> bool:
-        """A deterministic failure fails again: NaN and invalid configurations get no second try."""
-        return self not in (Cause.NAN, Cause.INVALID)
+        """A deterministic failure fails again: NaN, invalid configurations and floods of output get no second try."""
+        return self not in (Cause.NAN, Cause.INVALID, Cause.FLOOD)
 
 
 @dataclass(frozen=True)

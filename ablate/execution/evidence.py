@@ -100,5 +100,17 @@ def oom_kills() -> int:
     return 0
 
 
+def group_memory() -> tuple[int, int] | None:
+    """Bytes left, and bytes in all, of this process's control group; none where it has no bound of its own."""
+    with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
+        group = Path("/sys/fs/cgroup" + Path("/proc/self/cgroup").read_text().strip().splitlines()[-1].rpartition(":")[2])
+        most = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        lines = (group / "memory.stat").read_text().splitlines()
+        reclaimable = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        return most - used + reclaimable, most
+    return None
+
+
 def _counter(path: Path) -> int:
     return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("oom_kill "))

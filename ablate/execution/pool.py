@@ -27,28 +27,16 @@ from ablate.execution.inline import Inline
 from ablate.execution.lease import Renewal
 from ablate.execution.local import Local
 from ablate.execution.lock import ControllerLock, consume, holder, request, requested
+from ablate.execution.watch import Limits, Running, exceeded, greedy, memory_is_low
 from ablate.execution.worker import claim
 from ablate.ledger import Ledger, TrialRecord
 from ablate.study import Study
-from ablate.trial import AttemptFiles, Cause, TrialFiles, TrialSpec, TrialState, accept, read_outcome, result_of, write_atomic
+from ablate.trial import Cause, TrialFiles, TrialSpec, TrialState, accept, read_outcome, result_of, write_atomic
 
 __all__ = ["Queue", "QueueEvent", "Timing", "holder", "request"]
 
 SESSION_S = 5.0
 """How often the controller's time is put on record."""
-
-
-@dataclass
-class Running:
-    """An attempt that a worker holds."""
-
-    order: Order
-    files: AttemptFiles
-    began: float | None = None
-    """When the controller first saw that it runs, by its monotonic clock."""
-    stream_bytes: int = 0
-    killed: Cause | None = None
-    """Why the controller killed its worker."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +107,7 @@ class Queue:
         self._handlers: dict[signal.Signals, signal._HANDLER] = {}
         self._session, self._entered, self._touched, self._read = 0, 0.0, 0.0, 0.0
         self._oom_kills = evidence.oom_kills()
+        self._limits = Limits.of(study, self.timing.stop_s)
 
     def _make_executor(self) -> Executor:
         silence_s = 4 * self.timing.lease_s
@@ -260,9 +249,8 @@ class Queue:
         seconds = 0.0 if running.began is None else round(self._clock.now_s() - running.began, 3)
         if not running.files.began.exists():
             return Ended(running.order, Cause.STOPPED, "Its worker ended before the attempt began.", 0.0)
-        if running.killed is not None:
-            text = "It did not report within the study's timeout_min and was killed. Raise timeout_min if trials need longer."
-            return Ended(running.order, running.killed, text, seconds)
+        if running.ended is not None:
+            return Ended(running.order, *running.ended, seconds)
         kills, self._oom_kills = self._oom_kills, evidence.oom_kills()
         cause, message = evidence.of_death(running.files, self.root, oom=self._oom_kills > kills)
         return Ended(running.order, cause, message, seconds)
@@ -335,17 +323,27 @@ class Queue:
                 self._emit(QueueEvent("started", signature, member.files.id if member else None, number))
             if running.began is not None and read:
                 self._emit_progress(running)
-            limit_s = running.order.timeout_s
-            if running.began is not None and limit_s is not None and now - running.began > limit_s + self.timing.stop_s:
-                running.killed = Cause.TIMEOUT
-                member = self._fleet.holding(running.order.key)
-                if member is not None:
-                    self._executor.cancel(member.files)
+                if (found := exceeded(running, self._limits, now)) is not None and running.ended is None:
+                    self._end(running, *found)
         if read:
             self._read = now
+            self._save_memory()
         if now - self._touched > SESSION_S:
             self._touched = now
             self.ledger.touch_session(self._session, now - self._entered)
+
+    def _end(self, running: Running, cause: Cause, text: str) -> None:
+        """Kill its worker; the attempt is settled when that is gone."""
+        running.ended = cause, text
+        member = self._fleet.holding(running.order.key)
+        if member is not None:
+            self._executor.cancel(member.files)
+
+    def _save_memory(self) -> None:
+        held = {one.order.key: one for one in self._work.running.values() if one.began is not None and one.ended is None}
+        pairs = [(held[key], member.files) for member in self._fleet.members for key in member.held if key in held]
+        for running, _, text in greedy(pairs, self._limits, low=memory_is_low()):
+            self._end(running, Cause.OUT_OF_MEMORY, text)
 
     def _starting_inline(self, order: Order) -> None:
         running = self._work.running.get(order.key)
@@ -358,6 +356,7 @@ class Queue:
         latest = evidence.latest_metrics(running.files, running.stream_bytes)
         if latest is not None:
             running.stream_bytes, step, metrics = latest
+            running.progressed = self._clock.now_s()
             signature, number = running.order.key
             self._emit(QueueEvent("progress", signature, attempt=number, step=step, metrics=metrics))
 

@@ -39,6 +39,8 @@ class Stage:
     workers: int = 2
     attempts: int = 3
     timeout_min: float | None = None
+    stall_min: float | None = None
+    memory_per_trial_gib: float | None = None
     name: str = "toy"
     timing: Timing = TIMING
     events: list[QueueEvent] = field(default_factory=list)
@@ -61,6 +63,8 @@ class Stage:
             workers=self.workers,
             attempts=self.attempts,
             timeout_min=self.timeout_min,
+            stall_min=self.stall_min,
+            memory_per_trial_gib=self.memory_per_trial_gib,
         )
 
     def spec(self, seed: int, steps: int = 5, **config: Any) -> TrialSpec:

@@ -64,3 +64,11 @@ def strike(config: Mapping[str, Any], step: int) -> None:
             os.kill(os.getpid(), signal.SIGSEGV)
         case "hang":
             time.sleep(600)
+        case "fill":
+            held = []
+            while True:
+                held.append(b"x" * 2**24)
+                time.sleep(0.01)
+        case "print":
+            while True:
+                print("x" * 2**16, flush=True)

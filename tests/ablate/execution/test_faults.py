@@ -17,6 +17,8 @@ import pytest
 from stage import Stage, until
 
 from ablate.errors import LedgerError
+from ablate.execution.base import WorkerFiles
+from ablate.execution.watch import Limits, memory_bytes
 from ablate.ledger import Ledger
 from ablate.trial import Cause, TrialFiles, TrialSpec, TrialState
 
@@ -67,6 +69,48 @@ def test_a_trial_that_hangs_is_killed_after_its_time(stage: Stage, tmp_path: Pat
     ledger = Ledger(stage.root / stage.name / "ledger.db", read_only=True)
     assert [attempt.cause for attempt in ledger.attempts(hangs.signature)] == [Cause.TIMEOUT, None]
     assert stage.starts(0) == [0, 2]
+
+
+def test_a_trial_that_reports_nothing_more_is_killed_and_goes_on_from_its_checkpoint(stage: Stage, tmp_path: Path) -> None:
+    stage.stall_min = 0.5 / 60
+    hangs = stage.spec(0, steps=6, fault={"kind": "hang", "step": 3, "once": str(tmp_path / "once")})
+    stage.complete([hangs, stage.spec(1)])
+    stage.check_done([hangs, stage.spec(1)])
+    ledger = Ledger(stage.root / stage.name / "ledger.db", read_only=True)
+    assert [attempt.cause for attempt in ledger.attempts(hangs.signature)] == [Cause.STALLED, None]
+    assert stage.starts(0) == [0, 3]
+
+
+def test_trials_that_fill_memory_or_disk_are_ended_with_their_cause_and_the_others_go_on(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Limits, "of", staticmethod(lambda study, patience_s: Limits(memory_bytes=2**29, most_bytes=2**20)))
+    stage.attempts = 2
+    fills = stage.spec(0, fault={"kind": "fill", "step": 1})
+    prints = stage.spec(1, fault={"kind": "print", "step": 1})
+    stage.complete([fills, prints, stage.spec(2)])
+    stage.check_done([stage.spec(2)])
+    ledger = Ledger(stage.root / stage.name / "ledger.db", read_only=True)
+    assert [attempt.cause for attempt in ledger.attempts(fills.signature)] == [Cause.OUT_OF_MEMORY] * 2
+    assert "memory_per_trial_gib" in stage.record(fills).message
+    assert [attempt.cause for attempt in ledger.attempts(prints.signature)] == [Cause.FLOOD], "it would do the same again"
+    assert "Its log grew beyond" in stage.record(prints).message
+
+
+def test_the_largest_trial_goes_where_the_machine_has_no_memory_left(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablate.execution.watch.LARGE", 2**28 / psutil.virtual_memory().total)
+    monkeypatch.setattr("ablate.execution.pool.memory_is_low", lambda: held_by_workers(stage) > 2**28)
+    stage.attempts = 1
+    fills, small = stage.spec(0, fault={"kind": "fill", "step": 1}), stage.spec(1, steps=40, step_s=0.05)
+    stage.complete([fills, small])
+    stage.check_done([small])
+    assert stage.record(fills).cause is Cause.OUT_OF_MEMORY
+    assert "of its trials this one took most" in stage.record(fills).message
+
+
+def held_by_workers(stage: Stage) -> int:
+    """Of the largest."""
+    return max((memory_bytes(WorkerFiles(path.parent)) for path in (stage.root / stage.name / "workers").glob("*/worker.json")), default=0)
 
 
 PLANTS = [
