@@ -290,7 +290,10 @@ def read_outcome(files: AttemptFiles) -> Outcome | None:
 
 
 def accept(root: Path, signature: str, attempt: int) -> None:
-    """Make an attempt the trial's result, for good: where another study accepted one before, that one stays."""
+    """Make an attempt the trial's result, for good: where another study accepted one before, that one stays.
+
+    From then on it outlives a power failure, with the names of all folders above it.
+    """
     accepted = TrialFiles(root, signature).accepted
     beside = accepted.with_name(f".accepted.{os.getpid()}")
     _write_synced(beside, json.dumps({"attempt": attempt}))
@@ -302,7 +305,9 @@ def accept(root: Path, signature: str, attempt: int) -> None:
             beside.unlink()
         else:
             os.replace(beside, accepted)
-    _sync_directory(accepted.parent)
+    trial = accepted.parent
+    for directory in (trial / "attempts", trial, trial.parent, root):
+        _sync(directory)
 
 
 def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
@@ -315,10 +320,17 @@ def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
     if durable:
         _write_synced(beside, text)
         os.replace(beside, path)
-        _sync_directory(path.parent)
+        _sync(path.parent)
     else:
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
+
+
+def sync_files(directory: Path) -> None:
+    """Let every file right in a folder outlive a power failure, with its name."""
+    for path in [path for path in directory.iterdir() if path.is_file()]:
+        _sync(path)
+    _sync(directory)
 
 
 def _write_synced(path: Path, text: str) -> None:
@@ -328,8 +340,8 @@ def _write_synced(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

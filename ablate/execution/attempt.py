@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ablate.execution.base import Order
-from ablate.trial import AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, write_atomic
+from ablate.trial import AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, sync_files, write_atomic
 
 OWN_FILES = ("metrics.jsonl", "outcome.json", "began.json", "log.txt", "stop")
 """What the platform writes into an attempt; never copied as it is into a later one."""
@@ -87,6 +87,8 @@ def run_attempt(order: Order, asked: Callable[[], Cause | None] = lambda: None) 
             returned = trainer(spec.trainer)(spec.config, run)
         cause, message = run.stopped, "" if run.stopped is None else _STOPPED[run.stopped]
         metrics = _numbers(spec.trainer, returned) if cause is None else {}
+        if cause is None:
+            sync_files(files.directory)  # what a result rests on is on the disk before it is told
     except Exception as error:
         cause, message = classify(error), f"{type(error).__name__}: {error}"
         _note(files, traceback.format_exc())

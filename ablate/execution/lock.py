@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from ablate.errors import StudyBusy
+from ablate.errors import AblateError, StudyBusy
 
 
 class Holder(TypedDict):
@@ -39,9 +39,14 @@ class ControllerLock:
 
         Raises:
             StudyBusy: Another controller has it; says which and what to do.
+            AblateError: The folder cannot be written.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(_path(self.directory), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            handle = os.open(_path(self.directory), os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            mend = "Make it writable for this user, or name another folder with --runs"
+            raise AblateError(f"{self.directory}: expected a folder that can be written but got: {error.strerror}. {mend}.") from error
         until = time.monotonic() + self.patience_s
         while True:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ import pytest
 from ablate.execution.attempt import carry_over, classify, run_attempt
 from ablate.execution.base import Order
 from ablate.execution.evidence import checkpoint, latest_metrics
+from ablate.execution.lease import Sign
 from ablate.ledger import AttemptRecord
 from ablate.trial import AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, read_metrics
 
@@ -151,3 +153,26 @@ def test_progress_is_the_last_whole_line_and_only_news(tmp_path: Path) -> None:
     length, step, metrics = latest
     assert (step, metrics) == (3, {"x": 1.0})
     assert latest_metrics(files, length) is None
+
+
+def test_a_sign_is_read_by_the_readers_clock_whatever_the_writers_says(tmp_path: Path) -> None:
+    class Still:
+        now = 0.0
+
+        def now_s(self) -> float:
+            return self.now
+
+        def wait(self, seconds: float) -> None:
+            self.now += seconds
+
+    clock, file = Still(), tmp_path / "heartbeat"
+    file.touch()
+    sign = Sign(file, clock)
+    for jump in (0, 10**6, -(10**6)):
+        clock.wait(5)
+        os.utime(file, (1.7e9 + jump, 1.7e9 + jump))
+        sign.look()
+        assert sign.silence_s == 0
+    clock.wait(20)
+    sign.look()
+    assert sign.silence_s == 20, "it was touched no more, however young its time"

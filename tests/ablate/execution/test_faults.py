@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ import psutil
 import pytest
 from stage import Stage, until
 
-from ablate.errors import LedgerError
+from ablate.errors import AblateError, LedgerError
 from ablate.execution.base import WorkerFiles
 from ablate.execution.watch import Limits, memory_bytes
 from ablate.ledger import Ledger
@@ -239,6 +240,34 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(small_disk: Path, tmp_path:
     ballast.unlink()
     stage.complete(specs)
     stage.check_done(specs)
+
+
+@pytest.fixture
+def closed(stage: Stage) -> Iterator[Path]:
+    """The `runs` folder, with a finished trial in it, for somebody who may only read it (root may write anywhere)."""
+    stage.complete([stage.spec(0)])
+    for above in stage.root.parents:
+        if above.is_relative_to(tempfile.gettempdir()) and above != Path(tempfile.gettempdir()):
+            above.chmod(above.stat().st_mode | 0o055)
+    folders = [stage.root, *(path for path in stage.root.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    yield stage.root
+    if os.geteuid() == 65534:
+        os.seteuid(0)
+    for folder in folders:
+        folder.chmod(0o755)
+
+
+def test_a_folder_that_may_not_be_written_is_said_with_its_mend(stage: Stage, closed: Path) -> None:
+    with pytest.raises(AblateError, match=r"writable"):
+        stage.complete([stage.spec(1)])
+    again = Stage(closed.parent / "other")
+    closed.parent.chmod(0o555)
+    with pytest.raises(AblateError, match=r"writable"):
+        again.complete([again.spec(1)])
 
 
 def test_no_process_of_a_queue_outlives_it(stage: Stage) -> None:
