@@ -81,6 +81,7 @@ class Results:
             "alpha": study.alpha,
             "guards": [str(guard) for guard in study.guards],
             "columns": study.columns,
+            "floors": [floor.model_dump(mode="json") for floor in study.floors],
             "baseline": study.baseline,
             "references": self._references(),
             "phases": [self._phase(conclusion) for conclusion in self.conclusions],
@@ -164,7 +165,19 @@ class Results:
             "name": conclusion.phase,
             "design": design if isinstance(design, str) else f"tune {design.tune}",
             **conclusion.model_dump(mode="json", exclude={"phase"}),
+            "alarms": self._alarms(conclusion.phase),
         }
+
+    def _alarms(self, phase: str) -> list[dict[str, Any]]:
+        """What the trainer's alarm said at the end of each trial of a phase, where it names the step since when."""
+        found = []
+        for use in self._uses:
+            result = self._result(use.signature) if use.phase == phase else None
+            alarm = None if result is None else result.summary.get("alarm")
+            if isinstance(alarm, Mapping) and isinstance(alarm.get("since_step"), int):
+                said = {"kind": str(alarm.get("kind", "")), "since_step": alarm["since_step"], "text": str(alarm.get("text", ""))}
+                found.append({"arm": use.arm, "replicate": use.replicate, **said})
+        return found
 
     def _references(self) -> dict[str, dict[str, Any]]:
         """Means of the references over the replicates of the first phase: a tuning phase's fresh ones belong to its own comparison."""

@@ -152,6 +152,13 @@ class Question(_Strict):
     direction: Literal["maximize", "minimize"]
 
 
+class Floor(_Strict):
+    """A metric, and the one that says what the same measure gives without any learning (raw intensities, say)."""
+
+    metric: str
+    floor: str
+
+
 FixedDesign = Literal["factorial", "one_at_a_time", "add_one_in", "leave_one_out", "path"]
 
 
@@ -199,6 +206,8 @@ class Study(_Strict):
     """Metrics shown in every table beside the objective; none: what the trainer's `headlines` offer names."""
     questions: list[Question] = []
     """What the report answers for the winner; none: what the trainer's `headlines` offer names."""
+    floors: list[Floor] = []
+    """Probes that the report shows beside what needs no learning; none: what the trainer's `headlines` offer names."""
     otherwise: str | None = Field(None, pattern=r"\.ya?ml$")
     """The study to run where this one ends with nothing adopted: a file, from the folder of this study's file."""
     phases: list[Phase] = Field(min_length=1)

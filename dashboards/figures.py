@@ -125,13 +125,14 @@ def _effect_marker(arm: Arm, y: float, metric: str, alpha: float) -> Any:
     )
 
 
-def curves(frame: pd.DataFrame, metric: str, arms: Mapping[str, Line], winner: str) -> Figure:
+def curves(frame: pd.DataFrame, metric: str, arms: Mapping[str, Line], winner: str, marked: Mapping[str, float]) -> Figure:
     """A metric over steps: the mean over replicates as a line, their spread from least to greatest as a band.
 
     Args:
         frame: `Results.curves` of one phase and metric.
         arms: In the order of drawing; the names are the legend's keys.
         winner: Drawn heavier.
+        marked: A step of some arms, drawn as a dotted line in their colour.
     """
     import plotly.graph_objects as go
 
@@ -158,6 +159,9 @@ def curves(frame: pd.DataFrame, metric: str, arms: Mapping[str, Line], winner: s
         figure.add_trace(
             go.Scatter(x=steps, y=found["mean"].tolist(), mode="lines", line=drawn, legendgroup=shown(arm), hovertemplate=hover)
         )
+    for arm, step in marked.items():
+        if arm in arms:
+            figure.add_vline(x=step, line={"color": arms[arm].colour, "dash": "dot", "width": 1})
     figure.update_layout(height=260, showlegend=False, margin={"l": 56, "r": 8, "t": 8, "b": 44})
     figure.update_xaxes(title="step (optimizer updates)", zeroline=False)
     figure.update_yaxes(title=f"{shown(title(metric))}{_in(metric, br=True)}", zeroline=False)

@@ -38,6 +38,7 @@ def render(results: Results) -> str:
         "questions": ("The promises", sections.questions(results, document)),
         **{f"phase-{i}": (f"Phase {phase['name']}", sections.phase(results, document, i)) for i, phase in enumerate(document["phases"])},
         "thresholds": ("Thresholds", sections.thresholds(document)),
+        "probes": ("Probes", sections.probes(document)),
         "crops": ("What the arms see", sections.galleries(results, document)),
         "preflight": ("What was foretold", sections.foretold(document)),
         "run": ("How it was run", sections.how(results, document)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ablate.study import BASELINE, REFERENCES
@@ -84,7 +85,28 @@ def phase(results: Results, document: Document, index: int) -> str:
     told = f"of {counted(len(rivals), 'arm')} {told}" if rivals else "no arm to compare with the baseline"
     heading = f"<h2>Phase {text(found['name'])}: {text(told)}</h2>"
     lead = f"<p>{text(found['reason'])}</p>"
-    return heading + lead + _effects(document, found, index) + tables.arms(document, found) + _curves(results, document, found, index)
+    evidence = _effects(document, found, index) + tables.arms(document, found)
+    return heading + lead + evidence + _alarms(found) + _curves(results, document, found, index)
+
+
+def _alarms(found: Document) -> str:
+    """Which arms the trainer's own alarm still named at their end, and since when."""
+    kinds: dict[str, list[Document]] = {}
+    for alarm in found["alarms"]:
+        kinds.setdefault(alarm["arm"], []).append(alarm)
+    if not kinds:
+        return ""
+    said = []
+    for arm in (one for one in found["arms"] if one["name"] in kinds):
+        alarms = kinds[arm["name"]]
+        steps = sorted(alarm["since_step"] for alarm in alarms)
+        since = f"step {steps[0]}" if steps[0] == steps[-1] else f"steps {steps[0]} to {steps[-1]}"
+        which = listed(sorted({alarm["kind"] for alarm in alarms}))
+        said.append(f"{arm['name']}: {which} since {since}, in {len(alarms)} of {counted(arm['replicates'], 'replicate')}")
+    if not said:
+        return ""
+    marked = "The dotted line in the curves is the median step."
+    return f"<h3>The collapse alarm sounds at the end of {counted(len(said), 'arm')}</h3><p>{marked}</p>{listing(said)}"
 
 
 def _effects(document: Document, found: Document, index: int) -> str:
@@ -144,7 +166,7 @@ def _curves(results: Results, document: Document, found: Document, index: int) -
         if one["step"].nunique() > 1 and len(panels) < MOST_CURVES and palette.title(metric) not in drawn_already:
             drawn_already.add(palette.title(metric))
             known = {arm: line for arm, line in lines.items() if arm in set(one["arm"])}
-            drawn = figures.curves(one, metric, known, found["winner"])
+            drawn = figures.curves(one, metric, known, found["winner"], _since(found))
             ends = {arm: values["value"].mean() for arm, values in one[one["step"] == one["step"].max()].groupby("arm")}
             title = _curve_title(metric, ends, found["winner"])
             panels.append(f'<div class="card">{figure(drawn, name=f"{group}-{len(panels)}", title=title, caption="", group=group)}</div>')
@@ -153,6 +175,14 @@ def _curves(results: Results, document: Document, found: Document, index: int) -
     spread = "Lines are means over replicates, bands reach from the least to the greatest replicate. Press an arm to hide it."
     said = f'<h3>On the way there</h3><p class="soft">{spread}</p>{legend(lines, group)}'
     return f'{said}<div class="grid">{"".join(panels)}</div>'
+
+
+def _since(found: Document) -> dict[str, float]:
+    """The median step since which each arm's alarm sounds."""
+    steps: dict[str, list[int]] = {}
+    for alarm in found["alarms"]:
+        steps.setdefault(alarm["arm"], []).append(alarm["since_step"])
+    return {arm: median(some) for arm, some in steps.items()}
 
 
 def _curve_title(metric: str, ends: Mapping[str, float], winner: str) -> str:
@@ -203,6 +233,33 @@ def _range_words(threshold: Mapping[str, Any], document: Document) -> str:
         return "no point can be recommended"
     reach = f"{number(threshold['low'])} to {number(threshold['high'])}"
     return f"measured values from {reach} lie within the smallest effect ({document['objective']['smallest_effect']:g}) of the best"
+
+
+def probes(document: Document) -> str:
+    """Probes of the first baseline and of the winner beside the references and beside what needs no learning."""
+    if not document["phases"]:
+        return ""
+    found, last = document["phases"][0], document["phases"][-1]
+    winner = next(arm for arm in last["arms"] if arm["name"] == last["winner"])
+    baseline = next(arm for arm in found["arms"] if arm["name"] == BASELINE)
+    shown = [(one["metric"], one["floor"]) for one in document["floors"] if one["metric"] in winner["metrics"]]
+    if not shown:
+        return ""
+    references = document["references"]
+    rows, beaten = [], 0
+    for metric, floor in shown:
+        others = [winner["metrics"].get(floor), *(reference["metrics"].get(metric) for reference in references.values())]
+        values = [baseline["metrics"].get(metric), winner["metrics"][metric], *others]
+        beaten += all(value is not None and winner["metrics"][metric] > value for value in others)
+        rows.append([Cell(text(metric)), *tables.numbers(values)])
+    names = ["the study's baseline", f"winner of {last['name']}", "no learning", *references]
+    head = [Cell("probe, mean over replicates"), *(Cell(text(name), "number") for name in names)]
+    heading = f"Probes: the winner is above every reference in {beaten} of {counted(len(shown), 'probe')}"
+    said = (
+        "On held-out scans. <em>No learning</em> is the same probe on raw intensities: where it is not beaten, the probe cannot tell "
+        "learning. Means without intervals; the verdict rests on the objective alone."
+    )
+    return f'<h2>{text(heading)}</h2><p class="soft">{said}</p>{table(head, rows, label="Probes beside their references")}'
 
 
 def galleries(results: Results, document: Document) -> str:

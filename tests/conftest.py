@@ -30,6 +30,7 @@ DOCUMENT: dict[str, Any] = {
     "references": {"untrained": {"loop.steps": 0}},
     "objective": {"metric": "probe/local_to_global_mrr", "direction": "maximize", "smallest_effect": 0.02},
     "guards": [{"metric": "probe/foreground_mutual_information", "at_least": 0.2}, {"metric": "loop/updates_applied", "at_least": 0.95}],
+    "floors": [{"metric": "probe/local_to_global_mrr", "floor": "probe/raw_local_to_global_mrr"}],
     "columns": ["probe/prototype_entropy_foreground", "probe/foreground_mutual_information", "train/loss_stability"],
     "questions": [
         {"ask": "Are the prototypes less uniform?", "metric": "probe/prototype_entropy_foreground", "direction": "minimize"},
@@ -91,6 +92,7 @@ def curve(config: Mapping[str, Any], step: int, replicate: int) -> Metrics:
         "probe/prototype_entropy_foreground": 0.86 + 0.139 * lost - 0.2 * well + dice.gauss(0, 0.003),
         "probe/foreground_mutual_information": max(0.0, 0.5 - 0.5 * lost + 0.3 * well + dice.gauss(0, 0.01)),
         "probe/local_to_global_mrr": 0.285 + 0.05 * well - 0.03 * lost + shared + dice.gauss(0, 0.002),
+        "probe/raw_local_to_global_mrr": 0.25,
         "loop/updates_applied": 1.0,
     }
 
@@ -128,7 +130,9 @@ class Planted:
         attempt = TrialFiles(self.root, spec.signature).attempt(number)
         steps = spec.config["loop"]["steps"]  # type: ignore[index]
         final = self.curve(spec.config, steps, spec.replicate) | {"probe/knn_accuracy": 0.5}
-        attempt.summary.write_text(json.dumps({"collapse": "none" if health(spec.config) > 0.4 or not steps else "uniform"}))
+        collapsed = bool(steps) and health(spec.config) <= 0.4
+        alarm = {"kind": "uniform", "since_step": 10 + 5 * (spec.replicate % 3), "text": "uniform"} if collapsed else None
+        attempt.summary.write_text(json.dumps({"collapse": "uniform" if collapsed else "none", "alarm": alarm}))
         attempt.log.write_text("step 40\n")
         if self.gallery is not None:
             (attempt.directory / "gallery.png").write_bytes(self.gallery)

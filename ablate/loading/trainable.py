@@ -23,10 +23,11 @@ def completed(study: Study, offers: Offers) -> Study:
         touched += [path for bundle in phase.components.values() for path in bundle]
         touched += [path for ranged in phase.factors.values() if isinstance(ranged, Range) for path in ranged.when]
     missing = {path: base[path] for path in dict.fromkeys(touched) if path in base and path not in study.baseline}
-    headlines = offers.headlines() if not (study.columns and study.questions) else {}
+    headlines = offers.headlines()
     filled = study.model_dump(by_alias=True) | {"baseline": {**study.baseline, **missing}}
     filled["columns"] = study.columns or headlines.get("columns", [])
     filled["questions"] = filled["questions"] or headlines.get("questions", [])
+    filled["floors"] = filled["floors"] or headlines.get("floors", [])
     return Study.model_validate(filled)
 
 

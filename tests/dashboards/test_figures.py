@@ -16,7 +16,7 @@ Curves = Callable[[pd.DataFrame, str], dict[str, dict[int, tuple[float, float, f
 def drawn(frame: pd.DataFrame, metric: str) -> dict[str, dict[int, tuple[float, float, float]]]:
     """Arm to step to (mean, least, greatest), as the figure has it."""
     arms = list(dict.fromkeys(frame["arm"]))
-    figure = figures.curves(frame, metric, lines(arms, "baseline"), winner="baseline")
+    figure = figures.curves(frame, metric, lines(arms, "baseline"), winner="baseline", marked={})
     found: dict[str, dict[int, tuple[float, float, float]]] = {}
     for band, line in zip(figure.data[0::2], figure.data[1::2], strict=True):
         count = len(line.x)
@@ -140,7 +140,7 @@ def test_markup_in_a_name_is_text_in_every_figure() -> None:
     frame = FRAME.assign(arm=FRAME["arm"].replace({"b=1": nasty}))
     made = [
         figures.effects([arm(nasty, "adopt", 0.1)], metric=nasty, sign=1, smallest_effect=0.02, references={nasty: 0.1}, alpha=0.05),
-        figures.curves(frame, nasty, lines(["baseline", nasty], "baseline"), nasty),
+        figures.curves(frame, nasty, lines(["baseline", nasty], "baseline"), nasty, {nasty: 3.0}),
         figures.pairs({0: 1.0}, {0: 2.0}, nasty, (nasty, "b")),
         figures.slices([{"name": nasty, "levels": {nasty: 1.0}, "objective": 1.0, "feasible": True}], nasty, metric=nasty, threshold=None),
     ]

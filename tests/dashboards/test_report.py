@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -134,6 +135,26 @@ def test_each_phase_has_its_effects_and_curves(page: Page, results: Results) -> 
         assert len(markers) == len(phase["arms"])
         assert f"curves-{index}-0" in page.data
         assert f"curves-{index}-2" in page.data
+
+
+def test_the_alarm_is_said_with_its_steps_and_marked_in_the_curves(page: Page, results: Results) -> None:
+    phase = results.document()["phases"][0]
+    steps = [alarm["since_step"] for alarm in phase["alarms"] if alarm["arm"] == "baseline"]
+    replicates = next(arm["replicates"] for arm in phase["arms"] if arm["name"] == "baseline")
+    assert len(steps) == replicates
+    assert f"baseline: uniform since steps {min(steps)} to {max(steps)}, in {len(steps)} of {replicates} replicates" in page.words
+    shapes = json.loads(page.data["curves-0-0"])["layout"]["shapes"]
+    assert median(steps) in [shape["x0"] for shape in shapes]
+
+
+def test_probes_stand_beside_the_references_and_what_needs_no_learning(page: Page, results: Results) -> None:
+    document = results.document()
+    last = document["phases"][-1]
+    winner = next(arm for arm in last["arms"] if arm["name"] == last["winner"])
+    assert "Probes: the winner is above every reference in" in page.words
+    row = page.words.partition("Probes: the winner")[2]
+    for value in (winner["metrics"]["probe/local_to_global_mrr"], winner["metrics"]["probe/raw_local_to_global_mrr"]):
+        assert number(value) in row
 
 
 def test_every_figure_has_a_text_alternative_and_its_data(page: Page) -> None:

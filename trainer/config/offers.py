@@ -26,7 +26,8 @@ def expected_seconds(config: TrainerConfig) -> float | None:
 
 
 def headlines() -> dict[str, list[object]]:
-    """What tables and reports of a study of this trainer show: columns, and the questions that the cures promised to answer."""
+    """What tables and reports of a study of this trainer show: columns, the questions that the cures promised to answer, and the probes
+    beside the same probes on raw intensities."""
 
     def question(ask: str, metric: str, direction: str) -> dict[str, str]:
         return {"ask": ask, "metric": metric, "direction": direction}
@@ -46,6 +47,10 @@ def headlines() -> dict[str, list[object]]:
             ),
             question("Is it anatomy that is learned, not body against air?", "probe/anatomy_information", "maximize"),
             question("Are the features more discriminative?", "probe/local_to_global_mrr", "maximize"),
+        ],
+        "floors": [
+            {"metric": f"probe/{name}", "floor": f"probe/raw_{name}"}
+            for name in ("local_to_global_mrr", "organ_knn", "organ_linear", "patch_organ_knn", "patch_organ_linear")
         ],
     }
 
