@@ -83,7 +83,7 @@ def trials(arm: Arm, replicates: Sequence[int], offers: Offers, data_hash: str) 
     for replicate in replicates:
         config = offers.config(arm.levels, replicate)
         signature = signature_of(config, offers.neutral(config), offers.code_version(), data_hash)
-        spec = TrialSpec(signature, replicate, config, offers.trainer.callable, offers.code_version(), data_hash)
+        spec = TrialSpec(signature, replicate, config, offers.trainer.name, offers.code_version(), data_hash, offers.command())
         planned.append(Planned(arm, replicate, spec))
     return planned
 

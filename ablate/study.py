@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
 
-Scalar = bool | int | float | str | None
-Level = Scalar | list[Scalar]
-"""A value that a factor takes."""
+from ablate.command import Command
+from ablate.command import Level as Level
 
 Levels = dict[str, Level]
 """Dotted config path to value."""
@@ -29,20 +29,44 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=True)
 
 
-class Trainer(_Strict):
-    """Who trains: an importable callable and what it offers beside (DESIGN section 4)."""
+class Trainer(Command, _Strict):
+    """Who trains: an importable callable and what it offers beside (DESIGN section 4), or a command and how it is run."""
 
-    callable: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    callable: str | None = Field(None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     schema_: str | None = Field(None, alias="schema", pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     preset: str | None = None
     set: Levels = {}
     """Settings for every arm and reference of the study."""
-    seed_key: str = "seed"
     inert: str | None = None
     preflight: str | None = None
     data_hash: str | None = None
     expected_seconds: str | None = None
     headlines: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Trainer:
+        if (self.callable is None) == (self.command is None):
+            raise ValueError(
+                "expected one of callable and command. Name the Python callable (package.module:name), or the command line of your program."
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _of_its_kind(self, whole: SerializerFunctionWrapHandler) -> dict[str, object]:
+        said: dict[str, object] = whole(self)
+        return {key: value for key, value in said.items() if key not in (CALLABLE_KEYS if self.command is not None else COMMAND_KEYS)}
+
+    @property
+    def name(self) -> str:
+        """The callable, or the command as one would type it."""
+        return self.callable or shlex.join(self.arguments)
+
+
+COMMAND_KEYS = tuple(key for key in Command.model_fields if key != "seed_key")
+"""Keys of a trainer that is a command."""
+
+CALLABLE_KEYS = ("callable", "schema", "schema_", "preset", "inert", "preflight", "data_hash", "expected_seconds", "headlines")
+"""Keys of a trainer that is a callable."""
 
 
 class Objective(_Strict):

@@ -51,9 +51,11 @@ class TrialSpec:
     config: Mapping[str, object]
     """The whole configuration as nested plain values, the replicate's seed included."""
     trainer: str
-    """`package.module:callable`."""
+    """`package.module:callable`, or a command as one would type it."""
     code_version: str
     data_hash: str
+    command: Mapping[str, object] | None = None
+    """Of a trainer that is a command: all of `ablate.command.Command`."""
 
     def to_json(self) -> str:
         """The content of `trial.json`."""

@@ -312,7 +312,7 @@ def how(results: Results, document: Document) -> str:
         "trials": ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none",
         "a trial took": f"{seconds.median():.1f} s (median)" if len(seconds) else "not known",
         "workers": f"{study.workers} ({study.executor}), {counted(study.threads_per_worker, 'thread')} each",
-        "trainer": study.trainer.callable + (f", preset {study.trainer.preset}" if study.trainer.preset else ""),
+        "trainer": study.trainer.name + (f", preset {study.trainer.preset}" if study.trainer.preset else ""),
         "code version": document["code_version"],
         "data hash": document["data_hash"] or "none",
         "baseline": ", ".join(f"{path}={tables.plain(value)}" for path, value in document["baseline"].items()),

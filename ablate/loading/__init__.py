@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ablate.errors import StudyError, TrainerError
-from ablate.loading import checks, overrides, reading, trainable, wording
+from ablate.loading import checks, overrides, programs, reading, trainable, wording
 from ablate.loading.problem import Problem, pruned
 from ablate.offers import Offers, callable_problem
 from ablate.study import Study, Trainer
@@ -30,8 +30,10 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
     """
     document, problems = reading.read_file(path)
     document, offers, found = _overridden(checks.with_dotted_levels(document), changes)
-    document = checks.with_dotted_levels(document)
-    problems += found + checks.names(document) + checks.shapes(document)
+    document, unread = programs.resolved(checks.with_dotted_levels(document))
+    problems += (
+        found + unread + programs.kinds(document) + programs.problems_of(document) + checks.names(document) + checks.shapes(document)
+    )
     if offers is not None:
         problems += checks.settings(document, offers)
         document = checks.coerced(document, offers)
@@ -82,12 +84,13 @@ def _overridden(document: dict[str, object], changes: Sequence[str]) -> tuple[di
 
 def _offers(document: dict[str, object]) -> tuple[Offers | None, list[Problem]]:
     """The trainer that a document names, with what is wrong about it; none where it cannot be asked anything."""
+    document, _ = programs.resolved(document)
     try:
         trainer = Trainer.model_validate(document.get("trainer"))
     except ValidationError:
         # The study's own validation reports what is wrong; ask the trainer without the settings that may be at fault.
         kept = document.get("trainer")
-        keys = ("callable", "schema", "preset")
+        keys = ("callable", "schema", "preset", "command", "base", "seed_key")
         try:
             trainer = Trainer.model_validate({k: v for k, v in kept.items() if k in keys} if isinstance(kept, dict) else kept)
         except ValidationError:
@@ -97,7 +100,7 @@ def _offers(document: dict[str, object]) -> tuple[Offers | None, list[Problem]]:
         offers = Offers(trainer)
     except TrainerError as error:
         return None, [Problem((), str(error))]
-    mistake = callable_problem(trainer.callable)
+    mistake = callable_problem(trainer.callable) if trainer.callable is not None else None
     if mistake is not None:
         problems.append(Problem(("trainer", "callable"), mistake))
     try:

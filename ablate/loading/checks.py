@@ -149,11 +149,11 @@ def settings(document: Document, offers: Offers) -> list[Problem]:
             continue
         elif place.path not in types:
             problems.append(Problem(place.keys, _no_such(place.path, types, offers.schema_module)))
-        elif place.role != "set" and place.path.startswith(YARDSTICK):
+        elif place.role != "set" and place.path.startswith(YARDSTICK) and not types[place.path].free:
             problems.append(
                 Problem(place.keys, "is part of the yardstick, which is the same for every arm. Set it for the whole study in trainer.set.")
             )
-        elif place.path == "preset":
+        elif place.path == "preset" and not types[place.path].free:
             problems.append(Problem(place.keys, "expected settings, not a preset. Name the preset in trainer.preset."))
         else:
             problems += _value_problems(place, types[place.path])
@@ -187,6 +187,11 @@ def _range_problems(place: _Place, ends: dict[str, object], setting: SettingType
     if setting.kind not in (int, float) or setting.choices:
         yield Problem(
             place.keys, f"a range needs a setting that takes numbers but this one takes {setting.words}. List its levels: [.., ..]."
+        )
+        return
+    if setting.free and setting.kind is int and any(isinstance(ends.get(end), float) for end in ("low", "high")):
+        yield Problem(
+            place.keys, "the base has a whole number there, so whole numbers are tuned. Write whole ends, or a number such as 1.0 there."
         )
         return
     for end in ("low", "high"):

@@ -22,13 +22,18 @@ def completed(study: Study, offers: Offers) -> Study:
         touched += [*phase.set, *phase.factors]
         touched += [path for bundle in phase.components.values() for path in bundle]
         touched += [path for ranged in phase.factors.values() if isinstance(ranged, Range) for path in ranged.when]
-    missing = {path: base[path] for path in dict.fromkeys(touched) if path in base and path not in study.baseline}
+    missing = {path: base[path] for path in dict.fromkeys(touched) if path in base and path not in study.baseline and _is_level(base[path])}
     headlines = offers.headlines()
     filled = study.model_dump(by_alias=True) | {"baseline": {**study.baseline, **missing}}
     filled["columns"] = study.columns or headlines.get("columns", [])
     filled["questions"] = filled["questions"] or headlines.get("questions", [])
     filled["floors"] = filled["floors"] or headlines.get("floors", [])
     return Study.model_validate(filled)
+
+
+def _is_level(value: object) -> bool:
+    """A command's base may hold what no factor can: lists of mappings."""
+    return not isinstance(value, (dict, list)) or (isinstance(value, list) and not any(isinstance(v, (dict, list)) for v in value))
 
 
 def problems_of(study: Study, offers: Offers) -> list[Problem]:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ablate.command import Command
 from ablate.errors import TrainerError
-from ablate.offers import sources
+from ablate.offers import program, sources
 from ablate.offers.child import Child, broke, imported
 from ablate.offers.setting import SettingType, setting_types
 from ablate.offers.sources import callable_problem
@@ -59,11 +60,13 @@ class Offers:
 
     @property
     def schema_module(self) -> str:
-        """The module that the schema stands in, as problems name it."""
+        """Where the settings are known from, as problems name it: the schema's module, or a command's base."""
+        if self.trainer.command is not None:
+            return "trainer.base"
         return (self.trainer.schema_ or "").partition(":")[0]
 
     def base(self) -> Config:
-        """The config before any level: the preset's values with `trainer.set` merged in.
+        """The config before any level: the preset's values, or a command's base, with `trainer.set` merged in.
 
         Raises:
             TrainerError: The schema does not know the preset.
@@ -71,11 +74,16 @@ class Offers:
         values: Config = dict(_plain_values(self._preset)) if self._schema else {}
         if not self._schema and self.trainer.preset is not None:
             values["preset"] = self.trainer.preset
+        values |= program.base_of(self.trainer) or {}
         return self._coerced(merge(values, self.trainer.set))
 
     def setting_types(self) -> Mapping[str, SettingType] | None:
-        """Dotted path to what each setting takes; none without a schema."""
-        return self._types if self._schema else None
+        """Dotted path to what each setting takes; none without a schema, or a command's base."""
+        return self._types if self._schema or program.base_of(self.trainer) is not None else None
+
+    def command(self) -> dict[str, object] | None:
+        """What a worker must know of a trainer that is a command; none of a callable."""
+        return self._command
 
     def problems(self, config: Mapping[str, object]) -> list[str]:
         """What is wrong with a whole config, one line each; settings that only clash together included."""
@@ -134,7 +142,7 @@ class Offers:
 
     def code_version(self) -> str:
         """Hash of the trainer's sources: every *.py and *.yaml of the callable's top-level package, by relative path and
-        content, tests left out; equal on every machine that holds the same files."""
+        content, tests left out; equal on every machine that holds the same files. A command's: `program.code_version`."""
         return self._code_version
 
     def data_hash(self, config: Mapping[str, object], *, timeout_s: float = 600.0) -> str:
@@ -143,6 +151,8 @@ class Offers:
         Raises:
             TrainerError: The offer failed; with the end of what it printed.
         """
+        if self.trainer.command is not None:
+            return self._program_data
         name = self._names["data_hash"]
         if name is None:
             return ""
@@ -222,7 +232,19 @@ class Offers:
 
     @functools.cached_property
     def _types(self) -> dict[str, SettingType]:
-        return dict(setting_types(self._preset))
+        base = program.base_of(self.trainer)
+        return dict(setting_types(self._preset)) if base is None else program.setting_types(base, self.trainer.seed_key)
+
+    @functools.cached_property
+    def _command(self) -> dict[str, object] | None:
+        if self.trainer.command is None:
+            return None
+        fields = set(Command.model_fields) - (set() if self.trainer.hand_over == "changed" else {"base"})
+        return self.trainer.model_dump(mode="json", include=fields)
+
+    @functools.cached_property
+    def _program_data(self) -> str:
+        return program.data_hash(self.trainer)
 
     @functools.cached_property
     def _defaults(self) -> dict[str, object]:
@@ -231,12 +253,14 @@ class Offers:
 
     @functools.cached_property
     def _code_version(self) -> str:
+        if self.trainer.callable is None:
+            return program.code_version(self.trainer)
         return sources.version(self.trainer.callable.partition(":")[0])
 
     def _coerced(self, config: Config) -> Config:
-        if self._schema is None:
+        types_ = self.setting_types()
+        if types_ is None:
             return config
-        types_ = self._types
         return merge(config, {path: types_[path].coerce(value) for path, value in flatten(config) if path in types_})
 
     def _without_seed(self, config: Mapping[str, object]) -> Config:

@@ -24,6 +24,8 @@ class SettingType:
     at_least: float | None = None
     at_most: float | None = None
     help: str = ""
+    free: bool = False
+    """Only its path is known for certain: `kind` is that of the value which stands there, and any other may follow."""
 
     @property
     def words(self) -> str:
@@ -43,7 +45,7 @@ class SettingType:
 
     def problem(self, value: object) -> str | None:
         """`expected <what> but got <value>.` where the setting does not take the value."""
-        if (self.optional and value is None) or self._takes(value):
+        if self.free or (self.optional and value is None) or self._takes(value):
             return None
         return f"expected {self.words} but got {_plain(value)}.{nearest(str(value), [str(c) for c in self.choices])}"
 
