@@ -114,8 +114,8 @@ class Stop(_Strict):
 class Limits(_Strict):
     """Beyond these a command is ended: it writes garbage, or for ever."""
 
-    output_mib: float = Field(64.0, gt=0)
-    metrics_mib: float = Field(64.0, gt=0)
+    output_mib: float = Field(256.0, gt=0)
+    metrics_mib: float = Field(128.0, gt=0)
 
 
 class DataVersion(_Strict):

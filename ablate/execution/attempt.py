@@ -15,7 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from ablate.command import Command
 from ablate.execution.base import Order
+from ablate.execution.command import CommandTrainer, Ended
 from ablate.trial import AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, sync_files, write_atomic
 
 OWN_FILES = ("metrics.jsonl", "outcome.json", "began.json", "log.txt", "stop")
@@ -43,6 +45,14 @@ class Run:
         """
         self._stream.write(metric_line(int(step), {str(name): float(value) for name, value in metrics.items()}))
         self._stream.flush()
+        return self.go_on()
+
+    def go_on(self) -> bool:
+        """Whether to go on, asked without anything to report.
+
+        Returns:
+            False: save a checkpoint in `directory` and return now.
+        """
         self.stopped = self.stopped or self._asked()
         return self.stopped is None
 
@@ -84,11 +94,14 @@ def run_attempt(order: Order, asked: Callable[[], Cause | None] = lambda: None) 
         write_atomic(files.began, json.dumps({"resumed_from": order.resume_from, "pid": os.getpid(), "at": time.time()}), durable=False)
         spec = TrialSpec.from_json(trial.spec.read_text())
         with Run(files, why_stop) as run:
-            returned = trainer(spec.trainer)(spec.config, run)
+            train = trainer(spec.trainer) if spec.command is None else CommandTrainer(Command.model_validate(spec.command))
+            returned = train(spec.config, run)
         cause, message = run.stopped, "" if run.stopped is None else _STOPPED[run.stopped]
         metrics = _numbers(spec.trainer, returned) if cause is None else {}
         if cause is None:
             sync_files(files.directory)  # what a result rests on is on the disk before it is told
+    except Ended as ended:
+        cause, message = ended.cause, str(ended)
     except Exception as error:
         cause, message = classify(error), f"{type(error).__name__}: {error}"
         _note(files, traceback.format_exc())
@@ -124,7 +137,7 @@ def carry_over(earlier: AttemptFiles, files: AttemptFiles) -> None:
         if path.name in OWN_FILES or path.name.startswith("."):
             continue
         if path.is_dir():
-            shutil.copytree(path, files.directory / path.name, dirs_exist_ok=True)
+            shutil.copytree(path, files.directory / path.name, dirs_exist_ok=True, ignore_dangling_symlinks=True)
         else:
             shutil.copy2(path, files.directory / path.name)
     stream = earlier.metrics.read_bytes() if earlier.metrics.exists() else b""

@@ -8,9 +8,12 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ablate.ledger import AttemptRecord
 from ablate.trial import AttemptFiles, Cause, TrialFiles
+
+if TYPE_CHECKING:  # a worker counts what the kernel killed, and needs no database for it
+    from ablate.ledger import AttemptRecord
 
 DISK_FULL = "The disk is full."
 
