@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ablate.errors import AblateError, Interrupted
+from ablate.errors import AblateError, Interrupted, StudyError
 
 app = typer.Typer(
     name="ablate",
@@ -158,6 +158,25 @@ def sync(study: StudyFile, runs: Root = Path("runs")) -> None:
     from ablate.tracking.mlflow import sync as sync_mlflow
 
     typer.echo(sync_mlflow(runs, _name(study)))
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The study file to write, or its folder.")] = Path("study.yaml"),
+    trainer: Annotated[str, typer.Option("--trainer", help="Who trains: command, callable or builtin.")] = "command",
+    from_config: Annotated[
+        Path | None, typer.Option("--from-config", help="Your program's own YAML or JSON config: its settings become base and factors.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Write a commented study for your own trainer."""
+    from ablate.cli.init import Kind
+    from ablate.cli.init import init as write_study
+
+    if trainer not in list(Kind):
+        raise StudyError("ablate init", [f"--trainer: expected one of {', '.join(Kind)} but got {trainer!r}."])
+    for line in write_study(path, Kind(trainer), from_config, force=force):
+        typer.echo(line)
 
 
 @app.command()
