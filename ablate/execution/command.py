@@ -17,7 +17,7 @@ from typing import Protocol
 from ablate.command import SECRET, Command
 from ablate.execution import handover
 from ablate.execution.evidence import oom_kills
-from ablate.execution.following import JsonLines, Printed, Reader, Row, Seen, Tail, final_metrics, last_lines, numbers_of
+from ablate.execution.following import TURN_BYTES, JsonLines, Printed, Reader, Row, Seen, Tail, final_metrics, last_lines, numbers_of
 from ablate.execution.process import End, Process
 from ablate.trial import AttemptFiles, Cause, write_atomic
 
@@ -122,9 +122,10 @@ class CommandTrainer:
         stop, killed_at, flood = self.command.stop, None, None
         while True:
             end = process.wait(0.0 if followed.behind else TURN_S)
-            followed.turn()
             if flood is None and (flood := followed.flood()) is not None:
                 process.kill()
+            if flood is None:
+                followed.turn()
             if end is not None:
                 return end, killed_at is not None, flood
             if killed_at is None and not run.go_on():
@@ -207,7 +208,7 @@ class _Followed:
         before = self._tail.position
         for line in self._tail.lines() if self._reader is not None else ():
             self._take(line)
-        self.behind = self._tail.position - before >= 1 << 20
+        self.behind = self._tail.position - before >= TURN_BYTES
 
     def finish(self, *, cut: bool) -> None:
         """Read to the end, unless it is cut off."""

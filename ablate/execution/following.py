@@ -18,8 +18,8 @@ LONGEST_LINE = 1 << 20
 MATCHED_CHARACTERS = 10_000
 """A pattern sees so much of a line: matching must not hang on a line without end."""
 
-TURN_BYTES = 4 << 20
-"""Read at most so much in one turn, so that a flood of lines does not keep a stop waiting."""
+TURN_BYTES = 1 << 16
+"""Read at most so much in one turn (about a thousand rows, a tenth of a second), so that a flood of lines keeps no stop waiting."""
 
 
 @dataclass(frozen=True)
