@@ -8,7 +8,7 @@ import signal
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 Scalar = bool | int | float | str | None
 Level = Scalar | list[Scalar]
@@ -44,18 +44,17 @@ def _signal(name: str) -> str:
     return name
 
 
-def _regular(pattern: str) -> str:
+def _check_pattern(pattern: str) -> None:
     try:
         named = re.compile(pattern).groupindex
     except re.error as error:
-        raise ValueError(f"expected a regular expression but {error}. Quote it in YAML with single quotes.") from error
+        raise ValueError(f"expected a regular expression but {pattern!r} is none ({error}). Put it into single quotes.") from error
     if not named.keys() - {"step"}:
-        raise ValueError(r"expected a named group for each metric but found none. For example 'step (?P<step>\d+) loss (?P<loss>\S+)'.")
-    return pattern
+        example = r"'step (?P<step>\d+) loss (?P<loss>\S+)'"
+        raise ValueError(f"expected a named group for each metric but {pattern!r} has none. For example {example}.")
 
 
 Inside = Annotated[str, AfterValidator(_inside)]
-Pattern = Annotated[str, AfterValidator(_regular)]
 
 
 class _Strict(BaseModel):
@@ -78,8 +77,15 @@ class Metrics(_Strict):
     """JSON lines in the command's directory: names to numbers, flat or nested (a nested name is `outer/inner`)."""
     step: str = "step"
     """The step's key in such a line."""
-    pattern: Pattern | list[Pattern] | None = None
+    pattern: str | list[str] | None = None
     """Matched against each line of the output: the group `step` is the step, every other named group a metric."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _regular(cls, pattern: str | list[str] | None) -> str | list[str] | None:
+        for one in [pattern] if isinstance(pattern, str) else pattern or []:
+            _check_pattern(one)
+        return pattern
 
     @model_validator(mode="after")
     def _one_source(self) -> Metrics:

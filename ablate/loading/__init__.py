@@ -43,11 +43,18 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
         # What has no problem of its own is checked further, so that one mistake hides no other.
         study, _ = _validated(pruned(document, problems))
     if study is not None and offers is not None:
+        if any(problem.keys[:2] == ("trainer", "set") for problem in problems):
+            offers = Offers(study.trainer)
         study = trainable.completed(study, offers)
-        problems += trainable.problems_of(study, offers)
+        problems += [p for p in trainable.problems_of(study, offers) if not _follows(p, problems)]
     if problems or study is None:
         raise StudyError(str(path), list(dict.fromkeys(str(problem) for problem in problems)))
     return study
+
+
+def _follows(problem: Problem, known: Sequence[Problem]) -> bool:
+    """A phase without arms, where its factors have problems of their own."""
+    return problem.text.startswith(trainable.NO_ARM) and any(p.keys[:2] == problem.keys for p in known)
 
 
 def _validated(document: object) -> tuple[Study | None, list[Problem]]:

@@ -45,7 +45,7 @@ def kinds(document: Mapping[str, object]) -> list[Problem]:
         problems = [Problem(("trainer", key), "belongs to a callable but this trainer is a command.") for key in CALLABLE_KEYS]
     else:
         problems = [Problem(("trainer", key), "belongs to a command but this trainer is a callable.") for key in COMMAND_KEYS]
-    return [Problem(p.keys, f"{p.text} Leave it out.") for p in problems if p.keys[-1] in trainer]
+    return [Problem(p.keys, f"{p.text} Leave it out.") for p in problems if trainer.get(str(p.keys[-1])) is not None]
 
 
 def problems_of(document: Mapping[str, object]) -> list[Problem]:
@@ -62,7 +62,11 @@ def problems_of(document: Mapping[str, object]) -> list[Problem]:
             command = Command.model_validate(kept)
         except ValidationError:
             return []
-    return [Problem(("trainer", *problem.keys), problem.text) for problem in _problems(command)]
+    found = list(_problems(command))
+    if trainer.get("metrics") is None and trainer.get("result") is None:
+        text = "expected where its metrics are but it is missing. Add metrics.file, metrics.pattern, or result (a JSON file)."
+        found.append(Problem(("metrics",), text))
+    return [Problem(("trainer", *problem.keys), problem.text) for problem in found]
 
 
 def _problems(command: Command) -> Iterator[Problem]:
@@ -95,10 +99,6 @@ def _problems(command: Command) -> Iterator[Problem]:
             ("command",), f"cannot find the program {arguments[0]!r}. Install it, write its whole path, or {{python}} for this one."
         )
     yield from _placeholders(command, arguments)
-    if command.metrics is None and command.result is None:
-        yield Problem(
-            ("metrics",), "expected where its metrics are but it is missing. Add metrics.file, metrics.pattern, or result (a JSON file)."
-        )
     if command.checkpoint is not None:
         try:
             resume = vector(command.checkpoint.argument)

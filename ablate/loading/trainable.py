@@ -13,6 +13,8 @@ from ablate.trial import flatten
 MOST_CARRIES = 128
 """With more assignments that could be carried into a phase, what depends on them is left to the start of the phase."""
 
+NO_ARM = "has no arm beside its baseline."
+
 
 def completed(study: Study, offers: Offers) -> Study:
     """The study with the trainer's own value in its baseline wherever a phase touches a setting that the baseline leaves open."""
@@ -48,7 +50,7 @@ def problems_of(study: Study, offers: Offers) -> list[Problem]:
     for index, phase in enumerate(study.phases):
         carries, complete = design.possible_carries(study, index, MOST_CARRIES)
         if complete and all(len(_arms(phase, carried)) == 1 for carried in carries) and not isinstance(phase.design, Tune):
-            problems.append(Problem(("phases", index), "has no arm beside its baseline. Add levels that differ from what is carried."))
+            problems.append(Problem(("phases", index), f"{NO_ARM} Add levels that differ from what is carried."))
         problems += _clashes(index, phase, carries, complete, offers)
         problems += _without_effect(index, phase, carries, complete, offers)
     return problems

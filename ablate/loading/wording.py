@@ -169,8 +169,10 @@ def _member_words(member: object, metadata: Iterable[object]) -> str:
     if member == Level:
         return _LEVEL_WORDS
     origin, arguments = typing.get_origin(member), typing.get_args(member)
-    if origin is typing.Annotated or member == Name:
+    if member == Name:
         return _NAME_WORDS
+    if origin is typing.Annotated:
+        return _member_words(arguments[0], arguments[1:])
     if origin is typing.Literal:
         return f"one of {', '.join(str(a) for a in arguments)}"
     if origin is list:
