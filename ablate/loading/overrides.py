@@ -53,7 +53,7 @@ def apply(
             problems.append(Problem((), f"override {error}"))
             continue
         parts = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
-        mistake = _unknown(key, parts[0], settings, changed)
+        mistake = _unknown(key, parts[0], settings, changed) or _in_their_file(parts, changed)
         if mistake is None and parts[0] in key_names(Study):
             mistake = _put(changed, parts, value)
         elif mistake is None:
@@ -75,6 +75,14 @@ def _unknown(key: str, first: str, settings: Collection[str] | None, document: d
     if sections:
         return f"is a section of settings, not a setting. Name one of its settings, such as {sections[0]}."
     return f"no such key of a study and no such setting of its trainer.{guess}"
+
+
+def _in_their_file(parts: Sequence[str], document: dict[str, object]) -> str | None:
+    """A value in a base that is the program's own file: the program reads that file, not the study's copy of it."""
+    trainer = document.get("trainer")
+    if parts[:2] != ["trainer", "base"] or len(parts) < 3 or not isinstance(trainer, dict) or not isinstance(trainer.get("base"), str):
+        return None
+    return f"the base is a file, {trainer['base']}. To change a setting for all arms, write {'.'.join(parts[2:])}=VALUE."
 
 
 def _places(document: dict[str, object]) -> Iterator[str]:

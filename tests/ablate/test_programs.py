@@ -209,6 +209,14 @@ def test_settings_are_overridden_on_the_command_line() -> None:
     )
 
 
+def test_a_value_in_their_own_file_is_not_changed_behind_their_back() -> None:
+    Path("base.yaml").write_text("lr: 0.1")
+    assert problems({"base": "base.yaml"}, None, "trainer.base.lr=1") == [
+        "override trainer.base.lr: the base is a file, base.yaml. To change a setting for all arms, write lr=VALUE."
+    ]
+    assert loaded({"base": "base.yaml"}, None, "lr=0.2").trainer.set == {"lr": 0.2}
+
+
 # what a trial depends on
 
 

@@ -65,6 +65,11 @@ class Bench:
     def attempts(self) -> list[Path]:
         return sorted((self.directory / "runs/trials").glob("*/attempts/*"))
 
+    def halfway(self) -> list[Path]:
+        """Attempts that have reported something and not ended."""
+        begun = [attempt for attempt in self.attempts() if (attempt / "metrics.jsonl").exists() and not (attempt / "outcome.json").exists()]
+        return [attempt for attempt in begun if len(steps_of(attempt)) > 5]
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
@@ -95,12 +100,12 @@ def test_a_hydra_application_is_ablated_as_it_is(bench: Bench) -> None:
 
 
 def test_a_plain_script_goes_on_from_its_checkpoint_after_its_worker_was_killed(bench: Bench) -> None:
-    study = ["examples/plain_torch/study.yaml", "--no-mlflow", "trainer.set.steps=1500"]
+    study = ["examples/plain_torch/study.yaml", "--no-mlflow", "trainer.set.steps=2000"]
     controller = bench.start("run", *study)
-    until(lambda: any(len(steps_of(a)) > 5 for a in bench.attempts() if (a / "metrics.jsonl").exists()))
-    [running] = bench.commands()[:1]
-    worker = next(p for p in running.parents() if "ablate.execution" in " ".join(p.cmdline()) or "submitit" in " ".join(p.cmdline()))
-    killed = bench.attempts()[-1]
+    until(bench.halfway)
+    killed = bench.halfway()[0]
+    running = next(process for process in bench.commands() if any(str(killed) in word for word in process.cmdline()))
+    worker = next(p for p in running.parents() if "submitit" in " ".join(p.cmdline()))
     worker.kill()
     until(lambda: not running.is_running() or running.status() == psutil.STATUS_ZOMBIE)
     output = controller.communicate(timeout=240)[0]
@@ -110,12 +115,12 @@ def test_a_plain_script_goes_on_from_its_checkpoint_after_its_worker_was_killed(
     first_line = (second / "log.txt").read_text(encoding="utf-8").splitlines()[0]
     assert f"--resume {second}/command/checkpoint.pt" in first_line
     assert "step 20 loss" not in (second / "log.txt").read_text(encoding="utf-8"), "it did not begin anew"
-    assert steps_of(second) == list(range(20, 1501, 20))
+    assert steps_of(second) == list(range(20, 2001, 20))
 
 
 def test_a_stopped_study_keeps_the_checkpoints_of_its_commands(bench: Bench) -> None:
     controller = bench.start("run", "examples/plain_torch/study.yaml", "--no-mlflow", "trainer.set.steps=100000")
-    until(lambda: any(len(steps_of(a)) > 5 for a in bench.attempts() if (a / "metrics.jsonl").exists()))
+    until(bench.halfway)
     os.killpg(controller.pid, signal.SIGINT)
     output = controller.communicate(timeout=60)[0]
     assert controller.returncode == 3, output
