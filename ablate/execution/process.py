@@ -88,12 +88,13 @@ class Process:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._lifeline.close()  # a guard that still runs ends all there is
-        try:
-            self._guard.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(OSError):
-                os.killpg(self._guard.pid, signal.SIGKILL)
-            self._guard.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self.end != End(None):
+                self._guard.wait(timeout=10)
+                return
+        with contextlib.suppress(OSError):  # the guard itself was killed, or hangs; not waited for yet, so the number is still its own
+            os.killpg(self._guard.pid, signal.SIGKILL)
+        self._guard.wait()
 
     def _last_word(self) -> End:
         try:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from ablate.command import Command
 from ablate.design import expand
 from ablate.errors import StudyError, TrainerError
 from ablate.loading import load
@@ -215,6 +219,73 @@ def test_a_value_in_their_own_file_is_not_changed_behind_their_back() -> None:
         "override trainer.base.lr: the base is a file, base.yaml. To change a setting for all arms, write lr=VALUE."
     ]
     assert loaded({"base": "base.yaml"}, None, "lr=0.2").trainer.set == {"lr": 0.2}
+
+
+FULL = {
+    "command": ["{python}", "train.py", "{config}"],
+    "cwd": ".",
+    "environment": {"A": 1},
+    "config": "hydra",
+    "flags": {"equals": True, "booleans": "switch"},
+    "base": BASE,
+    "hand_over": "all",
+    "seed_key": "seed",
+    "metrics": {"file": "m.jsonl", "step": "step"},
+    "rename": {"a": "b"},
+    "final": "mean_3",
+    "result": "result.json",
+    "checkpoint": {"file": "a.pt", "argument": ["--resume", "{checkpoint}"]},
+    "stop": {"signal": "SIGINT", "wait_s": 3, "to": "all"},
+    "limits": {"output_mib": 1, "metrics_mib": 2},
+    "code": [],
+    "data": {"version": "1"},
+    "set": {"lr": 0.5},
+}
+
+anything = st.recursive(
+    st.none() | st.integers(-2, 2) | st.floats(allow_nan=False) | st.text("ab:{}/.*('\"", max_size=4) | st.just("{config}"),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["file", "pattern", "argument", "signal", "wait_s", "version", "lr", "x.y", "a b"]), inner, max_size=2
+        )
+    ),
+    max_leaves=6,
+)
+
+
+def test_a_study_that_says_everything_loads() -> None:
+    trainer = loaded(FULL).trainer
+    assert set(FULL) == {*Command.model_fields, "set"}
+    assert trainer.stop.wait_s == 3.0
+    assert Trainer.model_validate(trainer.model_dump(by_alias=True)) == trainer
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.sampled_from(sorted(FULL)), anything)
+def test_no_value_anywhere_in_a_command_breaks_the_loader(key: str, value: object) -> None:
+    with contextlib.suppress(StudyError):
+        loaded(FULL | {key: value})
+
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("example", ["plain_torch", "hydra_app"])
+def test_the_examples_load_and_the_page_shows_them_as_they_are(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    path = Path("examples") / example / "study.yaml"
+    study = load(path)
+    assert 0 < plan(study, Offers(study.trainer)).trials_at_most <= 12
+    page = Path("docs/OWN_TRAINER.md").read_text()
+    blocks = [block.partition("```")[0] for block in page.split("```yaml")[1:]]
+    [shown] = [yaml.safe_load(block) for block in blocks if f"examples/{example}" in block]
+    assert shown["trainer"] == yaml.safe_load(path.read_text())["trainer"]
+
+
+def test_every_key_of_a_command_is_on_its_page() -> None:
+    rows = {line.split("`")[1] for line in (REPOSITORY / "docs/OWN_TRAINER.md").read_text().splitlines() if line.startswith("| `")}
+    assert rows == set(Command.model_fields)
 
 
 # what a trial depends on

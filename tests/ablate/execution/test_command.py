@@ -266,6 +266,15 @@ def test_nothing_that_a_command_started_outlives_its_good_end(place: Place) -> N
     until(lambda: not psutil.pid_exists(int(outcome.metrics["pid"])))
 
 
+def test_a_command_whose_guard_is_killed_is_lost_and_gone(place: Place) -> None:
+    script = "import os, sys, time\nprint('pid', os.getpid())\nos.kill(os.getppid(), 9)\ntime.sleep(600)\n"
+    place.say(script)
+    outcome = place.run()
+    assert (outcome.cause, outcome.message) == (Cause.LOST, "Its process was killed.")
+    pid = int(place.files().log.read_text().partition("\npid ")[2])
+    until(lambda: not psutil.pid_exists(pid))
+
+
 @pytest.mark.parametrize("where", ["output", "metrics", "one line"])
 def test_a_flood_is_ended_cut_off_and_named(place: Place, where: str) -> None:
     line = {"output": "print('x' * 999)", "metrics": 'print(\'{"step": 1, "loss": 2}\', file=file)', "one line": "print('x' * 999, end='')"}
