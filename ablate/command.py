@@ -118,10 +118,10 @@ class Stop(_Strict):
 
 
 class Limits(_Strict):
-    """Beyond these a command is ended: it writes garbage, or for ever."""
+    """Beyond these a command is ended: it writes garbage, or for ever. The controller would end the whole worker soon after."""
 
-    output_mib: float = Field(256.0, gt=0)
-    metrics_mib: float = Field(128.0, gt=0)
+    output_mib: float = Field(128.0, gt=0, le=256)
+    metrics_mib: float = Field(128.0, gt=0, le=256)
 
 
 class DataVersion(_Strict):

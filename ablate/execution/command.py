@@ -82,7 +82,7 @@ class CommandTrainer:
             end, told, flood = self._watched(process, followed, run)
         followed.finish(cut=flood is not None)
         if flood is not None:
-            raise Ended(Cause.INVALID, flood)
+            raise Ended(Cause.FLOOD, flood)
         if told or (end.status != 0 and not run.go_on()):  # a signal to the whole job may reach the command before it reaches us
             return {}
         if end.status != 0:

@@ -284,7 +284,7 @@ def test_a_flood_is_ended_cut_off_and_named(place: Place, where: str) -> None:
         limits={"output_mib": 1, "metrics_mib": 1},
     )
     outcome = place.run()
-    assert outcome.cause is Cause.INVALID
+    assert outcome.cause is Cause.FLOOD
     assert "grew beyond 1 MiB" in outcome.message
     size = (place.files().directory / "command/metrics.jsonl" if where == "metrics" else place.files().log).stat().st_size
     assert size < 1.1 * 2**20
