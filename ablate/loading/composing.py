@@ -24,6 +24,10 @@ def settings_of(path: Path) -> dict[str, object]:
     document = reading.load_mapping(path)
     if "defaults" not in document:
         return document
+    if "pkg://" in json.dumps(document):  # Hydra would import the package to look into it
+        raise StudyError(
+            str(path), ["expected plain files but it searches in a package (pkg://). Print it once (`--cfg job`) and name that file."]
+        )
     return dict(json.loads(_composed(path.resolve(), path.stat().st_mtime_ns)))
 
 

@@ -116,6 +116,13 @@ def test_a_hydra_config_is_composed_with_the_files_beside_it() -> None:
     assert "Could not find 'opt/adam'" in problems({"base": "conf/config.yaml", "config": "hydra"})[0]
 
 
+def test_a_hydra_config_that_would_import_a_package_is_not_composed() -> None:
+    Path("evil.py").write_text("open('ran', 'w')")
+    Path("config.yaml").write_text("defaults: [_self_]\nhydra: {searchpath: ['pkg://evil']}\n")
+    assert "it searches in a package" in problems({"base": "config.yaml", "config": "hydra"})[0]
+    assert not Path("ran").exists()
+
+
 def test_a_base_that_cannot_be_read_hides_no_other_problem() -> None:
     Path("bad.yaml").write_text("a: [1\n")
     found = problems({"base": "bad.yaml", "final": "mean"})
