@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from ablate.execution import guard
+from ablate.execution import keeper
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class End:
     """How a command ended."""
 
     status: int | None
-    """Exit code, or minus the signal that ended it; none: it never started, or its guard was killed."""
+    """Exit code, or minus the signal that ended it; none: it never started, or its keeper was killed."""
     problem: str = ""
     """Why it could not be started."""
 
@@ -39,10 +39,10 @@ class Process:
         self._lifeline, theirs = socket.socketpair()
         self._said = b""
         self.end: End | None = None
-        command = [sys.executable, "-I", "-S", guard.__file__, str(theirs.fileno()), *arguments]
+        command = [sys.executable, "-I", "-S", keeper.__file__, str(theirs.fileno()), *arguments]
         try:
             with output.open("ab") as log:
-                self._guard = subprocess.Popen(
+                self._keeper = subprocess.Popen(
                     command,
                     cwd=cwd,
                     env=dict(environment),
@@ -77,7 +77,7 @@ class Process:
     def send(self, number: signal.Signals, *, to_all: bool = False) -> None:
         """A signal to the command, or also to all that it started."""
         with contextlib.suppress(OSError):  # it has just ended
-            self._lifeline.send(bytes([number | (guard.TO_ALL if to_all else 0)]))
+            self._lifeline.send(bytes([number | (keeper.TO_ALL if to_all else 0)]))
 
     def kill(self) -> None:
         """End it and all that it started, now."""
@@ -87,14 +87,14 @@ class Process:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._lifeline.close()  # a guard that still runs ends all there is
+        self._lifeline.close()  # a keeper that still runs ends all there is
         with contextlib.suppress(subprocess.TimeoutExpired):
             if self.end != End(None):
-                self._guard.wait(timeout=10)
+                self._keeper.wait(timeout=10)
                 return
-        with contextlib.suppress(OSError):  # the guard itself was killed, or hangs; not waited for yet, so the number is still its own
-            os.killpg(self._guard.pid, signal.SIGKILL)
-        self._guard.wait()
+        with contextlib.suppress(OSError):  # the keeper itself was killed, or hangs; not waited for yet, so the number is still its own
+            os.killpg(self._keeper.pid, signal.SIGKILL)
+        self._keeper.wait()
 
     def _last_word(self) -> End:
         try:

@@ -266,7 +266,7 @@ def test_nothing_that_a_command_started_outlives_its_good_end(place: Place) -> N
     until(lambda: not psutil.pid_exists(int(outcome.metrics["pid"])))
 
 
-def test_a_command_whose_guard_is_killed_is_lost_and_gone(place: Place) -> None:
+def test_a_command_whose_keeper_is_killed_is_lost_and_gone(place: Place) -> None:
     script = "import os, sys, time\nprint('pid', os.getpid())\nos.kill(os.getppid(), 9)\ntime.sleep(600)\n"
     place.say(script)
     outcome = place.run()

@@ -1,6 +1,6 @@
 """Stands between a worker and a command: passes signals on, and ends all that the command started when the worker is gone.
 
-`python -I -S guard.py FD ARGUMENT...`, run as a file so that it starts in milliseconds: the standard library only, none of ours. FD is
+`python -I -S keeper.py FD ARGUMENT...`, run as a file so that it starts in milliseconds: the standard library only, none of ours. FD is
 one end of a socket pair. A byte from the worker is the number of a signal for the command (for all, with the top bit set; SIGKILL is
 always for all). The socket's end means that the worker is gone. The last word to the worker is `{"status": N}` or `{"problem": text}`.
 """
