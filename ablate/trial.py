@@ -146,13 +146,15 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def merge(config: Mapping[str, Any], levels: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with dotted levels put at their paths; the input stays as it was."""
+    """The config with dotted levels put at their paths, where a plain value on the way gives way; the input stays as it was."""
     merged: dict[str, Any] = {k: merge(v, {}) if isinstance(v, Mapping) else v for k, v in config.items()}
     for path, value in levels.items():
         *parents, name = path.split(".")
         node = merged
         for parent in parents:
-            node = node.setdefault(parent, {})
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
         node[name] = value
     return merged
 

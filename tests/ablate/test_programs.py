@@ -71,6 +71,9 @@ def test_a_misspelled_path_is_an_error_with_the_nearest_name() -> None:
         "phases[0].factors.model: is a section of trainer.base, not a setting. Name one of its settings, such as model.act.",
         "phases[0].factors.model.layer: no such setting in trainer.base. Did you mean model.layers?",
     ]
+    assert problems({"base": BASE}, {"lr.deeper": [1, 2]}) == [
+        "phases[0].factors.lr.deeper: no such setting in trainer.base. It has seed, lr, model, sizes."
+    ]
     assert problems({"base": BASE, "set": {"lrr": 1}}) == ["trainer.set.lrr: no such setting in trainer.base. Did you mean lr?"]
 
 
@@ -268,7 +271,7 @@ def test_a_study_that_says_everything_loads() -> None:
     assert Trainer.model_validate(trainer.model_dump(by_alias=True)) == trainer
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.sampled_from(sorted(FULL)), anything)
 def test_no_value_anywhere_in_a_command_breaks_the_loader(key: str, value: object) -> None:
     with contextlib.suppress(StudyError):
