@@ -8,7 +8,8 @@ AblateError
 ├── LedgerError         the ledger cannot be read or written; exit code 2
 ├── BaselineFailed      no replicate of the arm that all others pair with has a result; exit code 1
 ├── BudgetSpent         the budget is used up before the study ended; exit code 3, resumable
-└── Interrupted         the user stopped the run; exit code 3, resumable
+├── Interrupted         the user stopped the run; exit code 3, resumable
+└── Reopened            a retry opened phases again; never leaves the runner
 """
 
 from __future__ import annotations
@@ -64,3 +65,7 @@ class Interrupted(AblateError):
     """The user stopped the run; the same command goes on."""
 
     exit_code = 3
+
+
+class Reopened(AblateError):
+    """A retry opened phases of a running study again: the runner begins at the first open one."""

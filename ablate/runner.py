@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from ablate import design, gates, plan, preflight, trial, verdict
-from ablate.errors import BaselineFailed, BudgetSpent
+from ablate.errors import BaselineFailed, BudgetSpent, Reopened
 from ablate.execution.pool import Queue, QueueEvent
 from ablate.ledger import Ledger
 from ablate.offers import Offers
@@ -61,16 +62,25 @@ def run(study: Study, root: Path, observer: Observer) -> list[Conclusion]:
         preflight.keep(root, study, offers.code_version(), findings)
         observer.foretold(findings)
         stage = Stage(study, offers, data_hash, root, ledger, queue, observer)
-        carried, concluded = dict(study.baseline), []
-        name: str | None = study.phases[0].name
-        while name is not None:
-            observer.phase(name)
-            conclusion = stage.recorded(name) or stage.conclude(study.phase(name), carried)
-            observer.concluded(conclusion)
-            concluded.append(conclusion)
-            carried, name = dict(conclusion.winner_levels), conclusion.next
+        concluded = None
+        while concluded is None:
+            with contextlib.suppress(Reopened):  # what is decided already is found on record the second time
+                concluded = _phases(stage, observer)
         ledger.event("done", f"{study.study}: {len(concluded)} phases concluded")
         return concluded
+
+
+def _phases(stage: Stage, observer: Observer) -> list[Conclusion]:
+    """Each phase that the gates let run, in order."""
+    carried, concluded = dict(stage.study.baseline), []
+    name: str | None = stage.study.phases[0].name
+    while name is not None:
+        observer.phase(name)
+        conclusion = stage.recorded(name) or stage.conclude(stage.study.phase(name), carried)
+        observer.concluded(conclusion)
+        concluded.append(conclusion)
+        carried, name = dict(conclusion.winner_levels), conclusion.next
+    return concluded
 
 
 class Stage:
@@ -81,9 +91,27 @@ class Stage:
         self.root, self.ledger, self.queue, self.observer = root, ledger, queue, observer
 
     def recorded(self, phase: str) -> Conclusion | None:
-        """The decision of a phase, where an earlier run of this study took it."""
+        """The decision of a phase, where an earlier run of this study took it; trials that a user lets run again run, and it stays."""
         found = self.ledger.conclusions().get(phase)
-        return None if found is None else Conclusion.model_validate(found)
+        if found is None:
+            return None
+        again = self._retried(phase)
+        if again:
+            self.observer.trials(phase, again)
+            self.queue.complete([spec for specs in again.values() for spec in specs])
+        return Conclusion.model_validate(found)
+
+    def _retried(self, phase: str) -> dict[str, list[trial.TrialSpec]]:
+        """Arms of a concluded phase with trials that wait all the same: a user asked for them again."""
+        waiting = {record.signature for record in self.ledger.trials({trial.TrialState.QUEUED, trial.TrialState.RUNNING})}
+        found: dict[str, list[trial.TrialSpec]] = {}
+        own = self.ledger.uses(phase)
+        replicates = {use.replicate for use in own}
+        for use in [*own, *(use for use in self.ledger.uses(REFERENCES) if use.replicate in replicates)]:
+            file = trial.TrialFiles(self.root, use.signature).spec
+            if use.signature in waiting and file.exists():
+                found.setdefault(use.arm, []).append(trial.TrialSpec.from_json(file.read_text()))
+        return found
 
     def conclude(self, phase: Phase, carried: Levels) -> Conclusion:
         """Run a phase's trials, decide, and record the decision."""

@@ -103,11 +103,38 @@ def status(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs"))
 
 
 @app.command()
-def stop(study: StudyFile, runs: Root = Path("runs")) -> None:
-    """End a running study cleanly; `ablate run` goes on later."""
-    from ablate.cli.reading import request_stop
+def stop(
+    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs.", metavar="[STUDY]")] = None,
+    now: Annotated[bool, typer.Option("--now", help="Without waiting for checkpoints: trials go on from their last one.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once it is asked.")] = False,
+    as_json: AsJson = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """End a running study cleanly and wait for its end; `ablate run` goes on later."""
+    from ablate.cli.finding import the_study
+    from ablate.cli.steering import stop as stop_study
 
-    typer.echo(request_stop(runs, _name(study)))
+    found = stop_study(runs, _name(study) if study else the_study(runs), now=now, wait=not no_wait)
+    _print_said(found, as_json)
+
+
+@app.command()
+def retry(
+    trial: Annotated[str | None, typer.Argument(help="A signature's beginning or phase/arm/r0.", metavar="[TRIAL]")] = None,
+    study: Annotated[str | None, typer.Argument(help="Its study; none: the only one that has it.", metavar="[STUDY]")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All trials of the study that failed for good.")] = False,
+    reopen: Annotated[
+        bool, typer.Option("--reopen", help="Decide concluded phases that they belong to anew, and all that follow.")
+    ] = False,
+    as_json: AsJson = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """Give failed trials a fresh row of attempts, while the study runs or at its next run."""
+    from ablate.cli.steering import retry as retry_trials
+
+    if failed and study is None:
+        trial, study = None, trial
+    _print_said(retry_trials(runs, trial, _name(study) if study else None, failed=failed, reopen=reopen), as_json)
 
 
 @app.command()
@@ -181,6 +208,13 @@ def _name(study: str) -> str:
 
         return study_name(path)
     return study
+
+
+def _print_said(document: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        _print_json(document)
+    else:
+        typer.echo(document["said"])
 
 
 def _print_json(document: object) -> None:

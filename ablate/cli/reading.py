@@ -5,25 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from ablate.cli.finding import opened
 from ablate.errors import StudyError
-from ablate.execution.pool import holder, request
-from ablate.ledger import Ledger
+from ablate.execution.lock import holder
+from ablate.execution.requests import waiting
 from ablate.results import Results
 from ablate.study import nearest
 from ablate.trial import TrialState
-
-
-def opened(runs: Path, study: str) -> Ledger:
-    """The study's ledger, for reading.
-
-    Raises:
-        StudyError: No such study has run here.
-    """
-    path = runs / study / "ledger.db"
-    if not path.exists():
-        known = sorted(p.parent.name for p in runs.glob("*/ledger.db"))
-        raise StudyError(str(runs), [f"{study}: no such study has run here.{nearest(study, known)} Known: {', '.join(known) or 'none'}."])
-    return Ledger(path, read_only=True)
 
 
 def status_of(runs: Path, study: str) -> dict[str, object]:
@@ -59,18 +47,9 @@ def status_of(runs: Path, study: str) -> dict[str, object]:
         "state": state,
         "phases": phases,
         "failures": failures,
+        "requests": len(waiting(runs, study)),
         "used": {"trials": used.trials, "hours": used.seconds / 3600},
     }
-
-
-def request_stop(runs: Path, study: str) -> str:
-    """Ask the controller of a study to stop; a sentence on what happens."""
-    opened(runs, study)
-    controller = holder(runs, study)
-    if controller is None:
-        return f"{study} is not running. Nothing to stop."
-    request(runs, study, "stop")
-    return f"{study}: asked process {controller['pid']} on {controller['host']} to stop; running trials save a checkpoint first."
 
 
 def comparison(runs: Path, study: str, arms: list[str]) -> dict[str, object]:

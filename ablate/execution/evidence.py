@@ -19,14 +19,14 @@ def checkpoint(trial: TrialFiles, attempts: Sequence[AttemptRecord]) -> int | No
     """The attempt whose files the next one goes on from; None: from the start.
 
     Only one that began counts, because only then its own copy was whole. An attempt that went on from a checkpoint and
-    crashed speaks against the checkpoint, so the next starts from nothing.
+    crashed speaks against the checkpoint, so the next starts from nothing; so does one whose numbers went wrong.
     """
     for attempt in reversed(attempts):
         try:
             began = json.loads(trial.attempt(attempt.number).began.read_text())
         except (OSError, ValueError):
             continue
-        suspect = attempt.cause is Cause.CRASH and began.get("resumed_from") is not None
+        suspect = attempt.cause is Cause.NAN or (attempt.cause is Cause.CRASH and began.get("resumed_from") is not None)
         return None if suspect else attempt.number
     return None
 

@@ -18,15 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from ablate.errors import Interrupted, LedgerError
-from ablate.execution import evidence
+from ablate.errors import Interrupted, LedgerError, Reopened
+from ablate.execution import evidence, requests
 from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerSettings
 from ablate.execution.clock import SYSTEM, Clock
 from ablate.execution.fleet import Fleet, Member
 from ablate.execution.inline import Inline
 from ablate.execution.lease import Renewal
 from ablate.execution.local import Local
-from ablate.execution.lock import ControllerLock, consume, holder, request, requested
+from ablate.execution.lock import ControllerLock, holder
+from ablate.execution.requests import STOPS, What, request
 from ablate.execution.watch import Limits, Running, exceeded, greedy, memory_is_low
 from ablate.execution.worker import claim
 from ablate.ledger import Ledger, TrialRecord
@@ -89,6 +90,7 @@ class Queue:
         self._work = _Work()
         self._asked_to_stop = 0
         self._completing = False
+        self._ending_now = False
         directory = self.root / study.study
         self._lock = ControllerLock(directory)
         self._renewal = Renewal(directory / "lease", self.timing.renew_s)
@@ -118,11 +120,11 @@ class Queue:
     def __enter__(self) -> Queue:
         self._lock.acquire()
         try:
-            consume(self.root, self.study.study, "stop")
             self._entered = self._clock.now_s()
             self._session = self.ledger.begin_session()
             self._renewal.start()
             self._adopt()
+            self._listen(entering=True)
         except BaseException:
             self._renewal.stop()
             self._lock.release()
@@ -152,13 +154,15 @@ class Queue:
         Raises:
             Interrupted: On Ctrl-C, SIGTERM or a stop request; running trials saved their checkpoints, the same call goes on.
             LedgerError: The disk is full, or the ledger cannot be written.
+            Reopened: A retry opened phases again.
             AblateError: No worker can be started.
         """
         self._completing = True
         try:
             self._open(specs)
             while self._work.specs:
-                if self._should_stop():
+                self._listen()
+                if self._asked_to_stop:
                     self._stop()
                 happened = self._turn(assign=True)
                 self._clock.wait(self.timing.turn_s / 10 if happened else self.timing.turn_s)
@@ -246,7 +250,7 @@ class Queue:
 
     def _death(self, running: Running) -> Ended:
         """What can be said of an attempt whose worker is gone without an outcome."""
-        seconds = 0.0 if running.began is None else round(self._clock.now_s() - running.began, 3)
+        seconds = self._lasted_s(running)
         if not running.files.began.exists():
             return Ended(running.order, Cause.STOPPED, "Its worker ended before the attempt began.", 0.0)
         if running.ended is not None:
@@ -254,6 +258,9 @@ class Queue:
         kills, self._oom_kills = self._oom_kills, evidence.oom_kills()
         cause, message = evidence.of_death(running.files, self.root, oom=self._oom_kills > kills)
         return Ended(running.order, cause, message, seconds)
+
+    def _lasted_s(self, running: Running) -> float:
+        return 0.0 if running.began is None else round(self._clock.now_s() - running.began, 3)
 
     def _settle(self, ended: Ended) -> None:
         signature, number = ended.order.key
@@ -385,9 +392,8 @@ class Queue:
             Interrupted: Always.
         """
         asked = self._asked_to_stop
-        consume(self.root, self.study.study, "stop")
         text = "Running trials save a checkpoint first (Ctrl-C again: without waiting)."
-        self._emit(QueueEvent("stopping", text=text))
+        self._emit(QueueEvent("stopping", text="Running trials are ended now." if self._ending_now else text))
         back = self._fleet.take_back(self._fleet.members)
         with self.ledger.transaction():
             for order in back:
@@ -399,15 +405,63 @@ class Queue:
         while self._work.running and self._clock.now_s() < until and self._asked_to_stop <= max(asked, 1):
             self._clock.wait(self.timing.turn_s / 5)
             self._turn(assign=False)
+            self._listen()
+            if self._ending_now:
+                self._end_running()
         total = len(self._work.specs)
         still = f"; {len(self._work.running)} still at work end by themselves" if self._work.running else ""
         raise Interrupted(f"{self.study.study}: stopped with {total} trials of this step to do{still}. Nothing is lost.")
 
-    def _should_stop(self) -> bool:
-        return self._asked_to_stop > 0 or requested(self.root, self.study.study, "stop")
+    def _end_running(self) -> None:
+        """End every attempt now; the next one goes on from the last checkpoint."""
+        for running in list(self._work.running.values()):
+            member = self._fleet.holding(running.order.key)
+            if member is not None:
+                self._executor.cancel(member.files)
+            with self.ledger.transaction():
+                self._settle(
+                    self._outcome(running) or Ended(running.order, Cause.STOPPED, "The run was ended at once.", self._lasted_s(running))
+                )
 
     def _why_stop(self) -> Cause | None:
-        return Cause.STOPPED if self._should_stop() else None
+        return Cause.STOPPED if self._asked_to_stop or requests.stop_wanted(self.root, self.study.study) else None
+
+    def _listen(self, *, entering: bool = False) -> None:
+        """Take up what users asked for, once each, on record.
+
+        Raises:
+            Reopened: A retry opened phases again, and trials are being completed.
+        """
+        reopened: list[str] = []
+        for asked in requests.waiting(self.root, self.study.study):
+            if requests.taken_up(self.ledger, asked):
+                asked.put_away()
+                continue
+            with self.ledger.transaction():
+                said = asked.problem
+                if asked.what in STOPS:
+                    said = "it came while nothing ran, and is void" if entering else "taken up"
+                    self._asked_to_stop = max(self._asked_to_stop, 0 if entering else 1)
+                    self._ending_now = self._ending_now or (asked.what is What.STOP_NOW and not entering)
+                elif asked.what is What.RETRY:
+                    done = requests.retry(self.ledger, self.study, asked)
+                    said, reopened = done.said, [*reopened, *done.reopened]
+                    self._queue_again(done.signatures)
+                self.ledger.event("request", f"{asked.path.name}: {asked.what or 'not understood'}: {said}")
+            asked.put_away()
+            self._emit(QueueEvent("request", text=f"{asked.what or asked.path.name}: {said}"))
+        if reopened and not entering and not self._asked_to_stop:
+            raise Reopened(f"{self.study.study}: phases opened again: {', '.join(dict.fromkeys(reopened))}")
+
+    def _queue_again(self, signatures: Sequence[str]) -> None:
+        """Retried trials join the present step, also where it is another's: whoever waits for them finds them done."""
+        for signature in signatures if self._completing else ():
+            try:
+                self._work.specs[signature] = TrialSpec.from_json(TrialFiles(self.root, signature).spec.read_text())
+            except (OSError, ValueError, TypeError):
+                continue  # its folder is gone: the next run of its phase makes it anew
+            if signature not in self._work.waiting:
+                self._work.waiting.append(signature)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._asked_to_stop += 1

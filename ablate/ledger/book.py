@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ablate.errors import LedgerError, StudyChanged
@@ -17,7 +19,7 @@ from ablate.ledger import tables
 from ablate.ledger.connection import explained, open_engine
 from ablate.ledger.records import AttemptRecord, Event, Frozen, TrialRecord, Use, Used
 from ablate.study import Arm
-from ablate.trial import Cause, TrialSpec, TrialState, flatten
+from ablate.trial import Cause, TrialSpec, TrialState, flatten, sync
 
 LOST_LIMIT = 10
 """Lost attempts before a trial has failed for good: its machine's doing, so more than `Study.attempts`, but not for ever."""
@@ -46,13 +48,25 @@ class Ledger:
         else:
             with explained(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._engine = open_engine(path, read_only=False)
-                with self.transaction() as connection:
-                    tables.schema.create_all(connection)
-                    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-                    if version == 0:
-                        connection.exec_driver_sql(f"PRAGMA user_version = {tables.SCHEMA_VERSION}")
+                if not path.exists():
+                    # Made beside and linked: a reader sees no ledger or a whole one.
+                    beside = path.with_name(f".{path.name}.{os.getpid()}")
+                    self._open(beside)
+                    self.close()
+                    with contextlib.suppress(FileExistsError):
+                        os.link(beside, path)
+                    beside.unlink()
+                    sync(path.parent)
+                self._open(path)
         self._check_version()
+
+    def _open(self, path: Path) -> None:
+        self._engine = open_engine(path, read_only=False)
+        with self.transaction() as connection:
+            tables.schema.create_all(connection)
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            if version == 0:
+                connection.exec_driver_sql(f"PRAGMA user_version = {tables.SCHEMA_VERSION}")
 
     def _check_version(self) -> None:
         with self._reading() as connection:
@@ -252,7 +266,9 @@ class Ledger:
             return self.trial(signature)
 
     def _after_failure(self, signature: str, cause: Cause, attempts: int) -> TrialState:
-        causes = [attempt.cause for attempt in self.attempts(signature)]
+        with self._reading() as connection:
+            above = connection.scalar(select(tables.retries.c.above).where(tables.retries.c.signature == signature)) or 0
+        causes = [attempt.cause for attempt in self.attempts(signature) if attempt.number > above]
         tries = sum(cause not in (None, Cause.STOPPED, Cause.LOST) for cause in causes)
         over = not cause.retryable or tries >= attempts or causes.count(Cause.LOST) >= LOST_LIMIT
         return TrialState.FAILED if over else TrialState.QUEUED
@@ -268,7 +284,25 @@ class Ledger:
         with self.transaction() as connection:
             connection.execute(update(tables.trials).where(tables.trials.c.signature == signature).values(state=TrialState.QUEUED))
 
+    def retry(self, signature: str) -> bool:
+        """Give a trial that failed for good a fresh row of attempts; whether it had failed."""
+        with self.transaction() as connection:
+            if self.trial(signature).state is not TrialState.FAILED:
+                return False
+            highest = connection.scalar(select(func.max(tables.attempts.c.number)).where(tables.attempts.c.signature == signature)) or 0
+            row = upsert(tables.retries).values(signature=signature, above=highest)
+            connection.execute(row.on_conflict_do_update(index_elements=["signature"], set_={"above": highest}))
+            queued = {"state": TrialState.QUEUED, "cause": None, "message": ""}
+            connection.execute(update(tables.trials).where(tables.trials.c.signature == signature).values(queued))
+            return True
+
     # decisions, events, budget
+
+    def reopen(self, phases: Collection[str]) -> None:
+        """Take back the decisions of phases with their arms, which may become others; trials and attempts stay on record."""
+        with self.transaction() as connection:
+            for table in (tables.conclusions, tables.arms, tables.uses):
+                connection.execute(delete(table).where(table.c.phase.in_(list(phases))))
 
     def conclude(self, phase: str, conclusion: Mapping[str, object]) -> None:
         """Store a phase's decision, once: a later call changes nothing."""

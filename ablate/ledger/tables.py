@@ -58,6 +58,12 @@ attempts = Table(
     Column("seconds", Float),
     PrimaryKeyConstraint("signature", "number"),
 )
+retries = Table(  # a trial that a user let run again: attempts up to this number no longer speak against it
+    "retries",
+    schema,
+    Column("signature", String, primary_key=True),
+    Column("above", Integer, nullable=False),
+)
 conclusions = Table(
     "conclusions",
     schema,
