@@ -17,6 +17,13 @@ from ablate.study import BASELINE, REFERENCES, Arm, Levels, Phase, Study, Tune
 from ablate.verdict import Conclusion
 
 
+class Signed(Protocol):
+    """A trial as planned, or the place that one has on record."""
+
+    @property
+    def signature(self) -> str: ...
+
+
 class Observer(Protocol):
     """Who watches a run; it never changes it."""
 
@@ -26,7 +33,7 @@ class Observer(Protocol):
     def phase(self, name: str) -> None:
         """A phase begins."""
 
-    def trials(self, phase: str, arms: Mapping[str, Sequence[trial.TrialSpec]]) -> None:
+    def trials(self, phase: str, arms: Mapping[str, Sequence[Signed]]) -> None:
         """These arms' trials are about to be completed."""
 
     def event(self, event: QueueEvent) -> None:

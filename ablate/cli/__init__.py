@@ -30,13 +30,27 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def run(study: StudyFile, overrides: Overrides = None, no_mlflow: NoMlflow = False, runs: Root = Path("runs")) -> None:
+def run(
+    study: StudyFile,
+    overrides: Overrides = None,
+    no_mlflow: NoMlflow = False,
+    detach: Annotated[bool, typer.Option("--detach", help="In the background: `ablate watch` attaches, `ablate stop` ends it.")] = False,
+    runs: Root = Path("runs"),
+) -> None:
     """Run a study; the same command goes on where it stopped."""
+    from ablate.cli.session import detach as start_in_background
     from ablate.cli.session import run_study
     from ablate.loading import load
 
-    command = f"ablate run {' '.join([study, *(overrides or [])])}"
-    raise typer.Exit(run_study(load(Path(study), overrides or []), runs, command, mlflow=not no_mlflow))
+    words = [study, *(overrides or [])]
+    loaded = load(Path(study), overrides or [])
+    if detach:
+        pid = start_in_background(loaded, runs, ["run", *words, "--runs", str(runs), *(["--no-mlflow"] if no_mlflow else [])])
+        name = loaded.study
+        typer.echo(f"{name}: process {pid} runs it in the background; it prints to {runs / name / 'controller.log'}.")
+        typer.echo(f"To look on: ablate watch {name}. To end it: ablate stop {name}.")
+        return
+    raise typer.Exit(run_study(loaded, runs, f"ablate run {' '.join(words)}", mlflow=not no_mlflow))
 
 
 @app.command()
@@ -100,6 +114,19 @@ def status(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs"))
         _print_json(found)
     else:
         print_status(found)
+
+
+@app.command()
+def watch(
+    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs, or ran last.", metavar="[STUDY]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each event.")] = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """The view of `run`, from any shell; ends with the study. Ctrl-C leaves the study running."""
+    from ablate.cli.finding import the_study
+    from ablate.cli.watching import watch as watch_study
+
+    raise typer.Exit(watch_study(runs, _name(study) if study else the_study(runs), as_json=as_json))
 
 
 @app.command()

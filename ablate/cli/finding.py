@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ablate.errors import StudyError
+from ablate.execution.detached import Detached
 from ablate.execution.lock import holder
 from ablate.ledger import Ledger, Use
 from ablate.study import nearest
@@ -30,8 +31,8 @@ def opened(runs: Path, study: str) -> Ledger:
 
 
 def studies(runs: Path) -> list[str]:
-    """Studies that have run here, by name."""
-    return sorted(path.parent.name for path in runs.glob("*/ledger.db"))
+    """Studies that have run here or begin to, by name."""
+    return sorted({path.parent.name for path in [*runs.glob("*/ledger.db"), *runs.glob("*/controller.json")]})
 
 
 def the_study(runs: Path, *, alone: bool = False) -> str:
@@ -44,7 +45,7 @@ def the_study(runs: Path, *, alone: bool = False) -> str:
         StudyError: None has run here, or several may be meant.
     """
     known = studies(runs)
-    running = [name for name in known if holder(runs, name) is not None]
+    running = [name for name in known if holder(runs, name) is not None or Detached(runs / name).starting()]
     candidates = running or known
     if not candidates:
         raise StudyError(
@@ -54,7 +55,12 @@ def the_study(runs: Path, *, alone: bool = False) -> str:
         raise StudyError(
             str(runs), [f"expected the name of a study, since several {'run' if running else 'ran here'}: {', '.join(candidates)}."]
         )
-    return max(candidates, key=lambda name: (runs / name / "ledger.db").stat().st_mtime)
+    return max(candidates, key=lambda name: _changed(runs, name))
+
+
+def _changed(runs: Path, name: str) -> float:
+    path = runs / name / "ledger.db"
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def place(use: Use) -> str:
@@ -68,7 +74,8 @@ def the_trial(runs: Path, text: str, study: str | None) -> tuple[str, str]:
     Raises:
         StudyError: There is none, with the nearest name, or several.
     """
-    wanted = [study] if study is not None else studies(runs) or [the_study(runs)]
+    begun = [name for name in studies(runs) if (runs / name / "ledger.db").exists()]
+    wanted = [study] if study is not None else begun or [the_study(runs)]
     found: dict[str, str] = {}
     places: list[str] = []
     for name in wanted:
@@ -96,5 +103,5 @@ def the_trial(runs: Path, text: str, study: str | None) -> tuple[str, str]:
         raise StudyError(where, [f"{text}: no such trial.{nearest(text, places)}{listed}. `ablate trials` lists all."])
     if len(set(found.values())) > 1:
         raise StudyError(str(runs), [f"{text}: expected one trial but these studies have one: {', '.join(found)}. Name the study too."])
-    latest = max(found, key=lambda name: (runs / name / "ledger.db").stat().st_mtime)
+    latest = max(found, key=lambda name: _changed(runs, name))
     return latest, found[latest]

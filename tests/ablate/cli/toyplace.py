@@ -41,6 +41,7 @@ class Toyplace:
         self.directory, self.runs = directory, directory / "runs"
         (directory / "counts").mkdir()
         self.broken = directory / "broken"
+        self.started: list[subprocess.Popen[str]] = []
         self.environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS / "contracts")]),
             "TMPDIR": str(directory),
@@ -77,7 +78,7 @@ class Toyplace:
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Start a command."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "ablate", *command],
             cwd=self.directory,
             env=self.environment,
@@ -87,6 +88,8 @@ class Toyplace:
             encoding="utf-8",
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
 
     def ledger(self) -> Ledger:
         return Ledger(self.runs / "toy" / "ledger.db", read_only=True)
@@ -103,6 +106,10 @@ class Toyplace:
 
     def end_all(self) -> None:
         """Whatever a test left behind is ended, each by its process."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
         for path in [*self.runs.glob("*/controller.json"), *self.runs.glob("*/workers/*/worker.json")]:
             identity = Identity.read(path)
             if identity is not None and identity.pid != os.getpid():
