@@ -130,6 +130,53 @@ def watch(
 
 
 @app.command()
+def trials(
+    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs, or ran last.", metavar="[STUDY]")] = None,
+    state: Annotated[str | None, typer.Option("--state", help="queued, running, done or failed.")] = None,
+    phase: Annotated[str | None, typer.Option("--phase", help="Of this phase alone.")] = None,
+    arm: Annotated[str | None, typer.Option("--arm", help="Of this arm alone.")] = None,
+    as_json: AsJson = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """Every trial with its state, and with the cause in a line where it has no result."""
+    from ablate.cli.finding import the_study
+    from ablate.cli.trials import print_trials, trials_of
+
+    found = trials_of(runs, _name(study) if study else the_study(runs), state=state, phase=phase, arm=arm)
+    if as_json:
+        _print_json(found)
+    else:
+        print_trials(found)
+
+
+@app.command()
+def logs(
+    trial: Annotated[str, typer.Argument(help="A signature's beginning or phase/arm/r0.", metavar="TRIAL")],
+    study: Annotated[str | None, typer.Argument(help="Its study; none: the one that has it.", metavar="[STUDY]")] = None,
+    attempt: Annotated[int | None, typer.Option("--attempt", help="Its number; none: the latest.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt ends.")] = False,
+    tail: Annotated[int | None, typer.Option("--tail", help="The last lines alone.", min=0)] = None,
+    as_json: AsJson = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """What a trial printed, its traceback included."""
+    from ablate.cli.trials import follow as follow_log
+    from ablate.cli.trials import log_of, log_text
+
+    document, files = log_of(runs, trial, _name(study) if study else None, attempt)
+    if as_json:
+        _print_json(document | {"text": log_text(files, tail)})
+        return
+    typer.echo(f"{document['log']} (attempt {document['attempt']}, the trial is {document['state']})", err=True)
+    if follow:
+        follow_log(runs, document["study"], files, tail, lambda text: typer.echo(text, nl=False))
+    elif files.log.exists():
+        typer.echo(log_text(files, tail), nl=False)
+    else:
+        typer.echo("Nothing was printed: with executor=inline it goes to the run's own output.", err=True)
+
+
+@app.command()
 def stop(
     study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs.", metavar="[STUDY]")] = None,
     now: Annotated[bool, typer.Option("--now", help="Without waiting for checkpoints: trials go on from their last one.")] = False,
