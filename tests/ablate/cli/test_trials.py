@@ -14,6 +14,7 @@ from ablate.cli.trials import follow, log_of, log_text, trials_of, why
 from ablate.errors import StudyError
 from ablate.execution.attempt import run_attempt
 from ablate.execution.base import Order
+from ablate.execution.lock import ControllerLock
 from ablate.study import Arm
 from ablate.trial import TrialFiles
 
@@ -113,7 +114,12 @@ def test_a_log_is_followed_to_the_end_of_its_attempt(tmp_path: Path) -> None:
             run_attempt(Order(str(stage.root), spec.signature, 1, None, None))
         heard.append(text)
 
-    follow(stage.root, "toy", files, 1, hear)
+    lock = ControllerLock(stage.root / "toy")
+    lock.acquire()
+    try:
+        follow(stage.root, "toy", files, 1, hear)
+    finally:
+        lock.release()
     assert "".join(heard) == "before\ngrößer\n"
 
 
