@@ -2,7 +2,8 @@
 
 AblateError
 ├── StudyError          the study file or the call is invalid; exit code 2
-│   └── StudyChanged    the study, its code or its data differ from what its first run froze
+│   ├── StudyChanged    the study, its code or its data differ from what its first run froze
+│   └── OverBudget      the study is estimated to take more than its budget
 ├── TrainerError        the trainer the study names cannot be imported or breaks its contract; exit code 2
 ├── StudyBusy           another controller runs this study; exit code 2
 ├── LedgerError         the ledger cannot be read or written; exit code 2
@@ -35,6 +36,10 @@ class StudyError(AblateError):
 
 class StudyChanged(StudyError):
     """The study, its code or its data differ from what its first run froze."""
+
+
+class OverBudget(StudyError):
+    """The study is estimated to take more than its budget, and nobody said yes to that."""
 
 
 class TrainerError(AblateError):

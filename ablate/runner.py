@@ -228,6 +228,12 @@ class Stage:
                 "Nothing is lost: raise budget.hours in the study file and run the same command again."
             )
 
+        if new and budget.gpu_hours is not None and used.gpu_seconds > budget.gpu_hours * 3600:
+            raise BudgetSpent(
+                f"budget.gpu_hours: {used.gpu_seconds / 3600:.2f} of {budget.gpu_hours:g} GPU-hours are used. "
+                "Nothing is lost: raise budget.gpu_hours in the study file and run the same command again."
+            )
+
     def _metrics(self, specs: Sequence[trial.TrialSpec]) -> Mapping[int, Mapping[str, float]]:
         found = {spec.replicate: trial.result_of(self.root, spec.signature) for spec in specs}
         return {replicate: result.metrics for replicate, result in found.items() if result is not None}

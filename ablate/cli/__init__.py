@@ -35,17 +35,20 @@ def run(
     overrides: Overrides = None,
     no_mlflow: NoMlflow = False,
     detach: Annotated[bool, typer.Option("--detach", help="In the background: `ablate watch` attaches, `ablate stop` ends it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start also where the budget is estimated not to be enough.")] = False,
     runs: Root = Path("runs"),
 ) -> None:
     """Run a study; the same command goes on where it stopped."""
+    from ablate.cli.session import check_budget, run_study
     from ablate.cli.session import detach as start_in_background
-    from ablate.cli.session import run_study
     from ablate.loading import load
 
     words = [study, *(overrides or [])]
     loaded = load(Path(study), overrides or [])
+    if not yes:
+        check_budget(loaded, runs)
     if detach:
-        pid = start_in_background(loaded, runs, ["run", *words, "--runs", str(runs), *(["--no-mlflow"] if no_mlflow else [])])
+        pid = start_in_background(loaded, runs, ["run", *words, "--yes", "--runs", str(runs), *(["--no-mlflow"] if no_mlflow else [])])
         name = loaded.study
         typer.echo(f"{name}: process {pid} runs it in the background; it prints to {runs / name / 'controller.log'}.")
         typer.echo(f"To look on: ablate watch {name}. To end it: ablate stop {name}.")
@@ -85,13 +88,15 @@ def plan(
     """What would run, what it would cost, and what speaks against it; starts nothing."""
     from ablate import preflight
     from ablate.cli.tables import print_plan
+    from ablate.estimate import estimate
     from ablate.loading import load
     from ablate.offers import Offers
     from ablate.plan import plan as plan_study
 
     loaded = load(Path(study), overrides or [])
     offers = Offers(loaded.trainer)
-    document = plan_study(loaded, offers).document()
+    planned = plan_study(loaded, offers)
+    document = planned.document() | {"estimate": estimate(loaded, offers, planned, runs).document()}
     if look:
         arms = preflight.asked(loaded)
         found = offers.preflight([offers.config(levels, 0) for _, levels in arms], runs)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ablate import estimate
 from ablate.cli.progress import Progress, view
 from ablate.cli.watching import note_plan
 from ablate.errors import BudgetSpent, Interrupted, StudyBusy, StudyError
@@ -19,8 +20,23 @@ from ablate.execution.lock import ControllerLock
 from ablate.offers import Offers
 from ablate.plan import plan
 from ablate.results import Results
-from ablate.study import Study, Tune
+from ablate.study import Budget, Study, Tune
 from ablate.trial import merge, write_atomic
+
+
+def check_budget(study: Study, runs: Path) -> None:
+    """See that the budget will carry the study to its end; trials that other studies left here are none of its cost.
+
+    Raises:
+        OverBudget: It will not, by the best estimate that there is.
+    """
+    if study.budget == Budget():
+        return
+    offers = Offers(study.trainer)
+    estimated = estimate.estimate(study, offers, plan(study, offers), runs)
+    if estimated.over():
+        finished = [path.parent.name for path in runs.glob("trials/*/accepted.json")]
+        estimate.check(estimate.estimate(study, offers, plan(study, offers, finished=finished), runs) if finished else estimated)
 
 
 def run_study(study: Study, runs: Path, command: str, *, mlflow: bool = True) -> int:

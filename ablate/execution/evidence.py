@@ -50,6 +50,16 @@ def latest_metrics(files: AttemptFiles, known_bytes: int) -> tuple[int, int, dic
     return None
 
 
+def lasted_s(files: AttemptFiles) -> float:
+    """How long an attempt ran by its own files, up to the last one that it wrote; 0 where it never began."""
+    try:
+        began = float(json.loads(files.began.read_text())["at"])
+        last = max(entry.stat().st_mtime for entry in os.scandir(files.directory) if entry.is_file())
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+    return round(max(0.0, last - began), 3)
+
+
 def of_death(files: AttemptFiles, root: Path, *, oom: bool) -> tuple[Cause, str]:
     """Why a worker vanished in the middle of an attempt.
 

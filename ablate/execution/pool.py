@@ -28,6 +28,7 @@ from ablate.execution.lease import Renewal
 from ablate.execution.local import Local
 from ablate.execution.lock import ControllerLock, holder
 from ablate.execution.requests import STOPS, What, request
+from ablate.execution.slots import Slots, fitting
 from ablate.execution.watch import Limits, Running, exceeded, greedy, memory_is_low
 from ablate.execution.worker import claim
 from ablate.ledger import Ledger, TrialRecord
@@ -96,7 +97,8 @@ class Queue:
         self._renewal = Renewal(directory / "lease", self.timing.renew_s)
         self._clock = clock
         self._executor = executor or self._make_executor()
-        self._workers = 1 if study.executor == "inline" else study.workers
+        self._slots = Slots.of(study)
+        self._workers = self._slots.workers(study)
         settings = WorkerSettings(
             str(directory / "lease"),
             self.timing.lease_s,
@@ -105,7 +107,7 @@ class Queue:
             # Submitit sets it, to nothing where no GPU was asked of it.
             {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")},
         )
-        self._fleet = Fleet(directory / "workers", self._executor, self.timing, settings, self._emit, clock)
+        self._fleet = Fleet(directory / "workers", self._executor, self.timing, settings, self._emit, clock, self._slots)
         self._handlers: dict[signal.Signals, signal._HANDLER] = {}
         self._session, self._entered, self._touched, self._read = 0, 0.0, 0.0, 0.0
         self._oom_kills = evidence.oom_kills()
@@ -124,6 +126,7 @@ class Queue:
             self._session = self.ledger.begin_session()
             self._renewal.start()
             self._adopt()
+            self._fit_workers()
             self._listen(entering=True)
         except BaseException:
             self._renewal.stop()
@@ -132,6 +135,15 @@ class Queue:
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
+
+    def _fit_workers(self) -> None:
+        """No more workers than there is memory for; those that run already have theirs."""
+        present = len(self._fleet.members)
+        more, said = fitting(max(0, self._workers - present), self.study.memory_per_trial_gib)
+        if said:
+            self._workers = present + more
+            self.ledger.event("workers", said)
+            self._emit(QueueEvent("worker", text=said))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._handlers.items():
@@ -260,7 +272,9 @@ class Queue:
         return Ended(running.order, cause, message, seconds)
 
     def _lasted_s(self, running: Running) -> float:
-        return 0.0 if running.began is None else round(self._clock.now_s() - running.began, 3)
+        """As long as the controller saw it run, and at least as long as its files tell: an earlier controller may have seen the rest."""
+        seen_s = 0.0 if running.began is None else self._clock.now_s() - running.began
+        return round(max(seen_s, evidence.lasted_s(running.files)), 3)
 
     def _settle(self, ended: Ended) -> None:
         signature, number = ended.order.key
@@ -312,7 +326,7 @@ class Queue:
                 write_atomic(trial.spec, self._work.specs[signature].to_json())
             timeout_s = None if self.study.timeout_min is None else 60 * self.study.timeout_min
             order = Order(str(self.root), signature, number, evidence.checkpoint(trial, self.ledger.attempts(signature)), timeout_s)
-            self.ledger.start_attempt(signature, member.files.id, number)
+            self.ledger.start_attempt(signature, member.files.id, number, gpus=member.gpus)
             self._work.running[order.key] = Running(order, trial.attempt(number))
             member.held[order.key] = order
             given.append((member, order))
@@ -382,8 +396,11 @@ class Queue:
                     order = Order(str(self.root), *key, None, None)
                     running = Running(order, TrialFiles(self.root, key[0]).attempt(key[1]))
                     # Ended together with its controller, so nothing speaks against the trial.
-                    self._settle(self._outcome(running) or Ended(order, Cause.STOPPED, "It ended with an earlier controller.", 0.0))
+                    self._settle(self._outcome(running) or self._with_its_controller(running))
         self._flush_events()
+
+    def _with_its_controller(self, running: Running) -> Ended:
+        return Ended(running.order, Cause.STOPPED, "It ended with an earlier controller.", evidence.lasted_s(running.files))
 
     def _stop(self) -> None:
         """Ask what runs to save a checkpoint, wait a moment, and leave.

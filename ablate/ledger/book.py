@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ablate.errors import LedgerError, StudyChanged
 from ablate.ledger import tables
 from ablate.ledger.connection import explained, open_engine
 from ablate.ledger.records import AttemptRecord, Event, Frozen, TrialRecord, Use, Used
-from ablate.study import Arm
+from ablate.study import STEERING, Arm, steered
 from ablate.trial import Cause, TrialSpec, TrialState, flatten, sync
 
 LOST_LIMIT = 10
@@ -112,6 +113,8 @@ class Ledger:
         """
         now = json.loads(json.dumps(document))
         was = self.frozen()
+        if was is not None:
+            was = self._resteered(was, now)
         if was is None:
             values = {"id": 1, "document": json.dumps(now), "code_version": code_version, "data_hash": data_hash, "created": time.time()}
             with self.transaction() as connection:
@@ -125,6 +128,18 @@ class Ledger:
         if problems:
             mend = f"give the study another name (`study:`), or move {self.path.parent} away"
             raise StudyChanged(f"{self.path.parent.name} (changed since its first run, so its results would not compare: {mend})", problems)
+
+    def _resteered(self, was: Frozen, now: dict[str, Any]) -> Frozen:
+        """The record with this run's way of running in it, which may change from run to run; what changed is an event."""
+        old, new = was.document.get("study", {}), now.get("study", {})
+        document = {**was.document, "study": {**{k: v for k, v in old.items() if k not in STEERING}, **steered(new)}}
+        changes = _differences(steered(old), steered(new))
+        if document != was.document:
+            with self.transaction() as connection:
+                connection.execute(update(tables.frozen).values(document=json.dumps(document)))
+            if changes:
+                self.event("steered", " ".join(changes))
+        return replace(was, document=document)
 
     def frozen(self) -> Frozen | None:
         """What the first run fixed; None before it."""
@@ -227,10 +242,11 @@ class Ledger:
         with self._reading() as connection:
             return [_attempt(row) for row in connection.execute(query)]
 
-    def start_attempt(self, signature: str, worker: str, number: int | None = None) -> int:
+    def start_attempt(self, signature: str, worker: str, number: int | None = None, *, gpus: float = 0.0) -> int:
         """Begin the next attempt, which from now on is the only one accepted.
 
         Args:
+            gpus: What the worker holds of GPUs, for the budget.
             number: Its number, above all earlier ones; none: the next. Studies that share a trial share its numbering.
         """
         with self.transaction() as connection:
@@ -238,6 +254,8 @@ class Ledger:
             number = highest + 1 if number is None else number
             values = {"signature": signature, "number": number, "worker": worker, "started": time.time(), "message": ""}
             connection.execute(insert(tables.attempts).values(values))
+            if gpus:
+                connection.execute(upsert(tables.devices).values(worker=worker, gpus=gpus).on_conflict_do_nothing())
             running = {"state": TrialState.RUNNING, "attempt": number}
             connection.execute(update(tables.trials).where(tables.trials.c.signature == signature).values(running))
         return number
@@ -343,7 +361,12 @@ class Ledger:
         with self._reading() as connection:
             started = frozenset(connection.scalars(select(tables.attempts.c.signature).distinct()))
             seconds = connection.scalar(select(func.sum(tables.sessions.c.seconds))) or 0.0
-        return Used(len(started), float(seconds), started)
+            gpu_seconds = 0.0
+            if connection.dialect.has_table(connection, "devices"):  # a ledger from before has none
+                held = tables.attempts.join(tables.devices, tables.attempts.c.worker == tables.devices.c.worker)
+                query = select(func.sum(tables.attempts.c.seconds * tables.devices.c.gpus)).select_from(held)
+                gpu_seconds = connection.scalar(query) or 0.0
+        return Used(len(started), float(seconds), started, float(gpu_seconds))
 
 
 def _differences(was: Mapping[str, object], now: Mapping[str, object]) -> list[str]:

@@ -115,11 +115,11 @@ def test_the_retry_rule_is_what_it_says(tmp_path_factory: pytest.TempPathFactory
     with ledger.transaction():
         for cause in causes:
             state = fail(ledger, spec(0), cause, attempts=limit)
-            tries += cause in (Cause.CRASH, Cause.OUT_OF_MEMORY, Cause.TIMEOUT)
+            tries += cause in (Cause.CRASH, Cause.OUT_OF_MEMORY, Cause.TIMEOUT, Cause.STALLED)
             lost += cause is Cause.LOST
             if cause is None:
                 expected = TrialState.DONE
-            elif cause in (Cause.NAN, Cause.INVALID) or tries >= limit or lost >= 10:
+            elif cause in (Cause.NAN, Cause.INVALID, Cause.FLOOD) or tries >= limit or lost >= 10:
                 expected = TrialState.FAILED
             else:
                 expected = TrialState.QUEUED
