@@ -109,12 +109,17 @@ def plan(
 
 
 @app.command()
-def status(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs")) -> None:
-    """Where a study stands, from any shell, while it runs or after."""
-    from ablate.cli.reading import status_of
+def status(
+    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs, or ran last.", metavar="[STUDY]")] = None,
+    as_json: AsJson = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """Where a study stands, from any shell, while it runs or after. docs/STATUS.md says what the JSON holds."""
+    from ablate.cli.finding import the_study
+    from ablate.cli.status import status_of
     from ablate.cli.tables import print_status
 
-    found = status_of(runs, _name(study))
+    found = status_of(runs, _name(study) if study else the_study(runs)).model_dump(mode="json")
     if as_json:
         _print_json(found)
     else:

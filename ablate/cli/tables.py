@@ -159,7 +159,7 @@ def print_findings(findings: Sequence[Mapping[str, Any]], console: Console) -> N
 def print_status(document: Mapping[str, Any]) -> None:
     """Where a study stands."""
     console = Console()
-    console.print(f"{document['study']}: {document['state']}", markup=False, style="bold")
+    console.print(f"{document['study']}: {document['said']}", markup=False, style="bold")
     table = Table()
     for column in ("phase", "arms", "done", "running", "queued", "failed", "winner"):
         table.add_column(column)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ablate.cli.finding import opened
 from ablate.cli.progress import Progress, view
-from ablate.cli.reading import status_of
+from ablate.cli.status import status_of
 from ablate.errors import LedgerError
 from ablate.execution.base import QueueEvent
 from ablate.execution.detached import Detached
@@ -215,16 +215,13 @@ class JsonLines:
 def _said(runs: Path, study: str, as_json: bool, console: Console) -> int:
     """How it ended, and what its controller said last where it ended early."""
     status = status_of(runs, study)
-    done, failures = status["state"] == "done", status["failures"]
-    assert isinstance(failures, list)
+    done, failures = status.state == "done", status.failures
     if as_json:
-        console.file.write(
-            json.dumps({"at": round(time.time(), 3), "event": "end", "state": status["state"], "failed": len(failures)}) + "\n"
-        )
+        console.file.write(json.dumps({"at": round(time.time(), 3), "event": "end", "state": status.state, "failed": len(failures)}) + "\n")
     else:
-        console.print(f"{study}: {status['state']}", markup=False, highlight=False, style="bold")
+        console.print(f"{study}: {status.said}", markup=False, highlight=False, style="bold")
         for failure in failures:
-            console.print(f"failed: {failure['message']}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"failed: {failure.message}", markup=False, highlight=False, soft_wrap=True)
         log = Detached(runs / study).log
         if done:
             console.print(f"What came of it: ablate report {study}", markup=False, highlight=False)
