@@ -2,13 +2,15 @@
 
 AblateError
 ├── StudyError          the study file or the call is invalid; exit code 2
-│   └── StudyChanged    the study, its code or its data differ from what its first run froze
+│   ├── StudyChanged    the study, its code or its data differ from what its first run froze
+│   └── OverBudget      the study is estimated to take more than its budget
 ├── TrainerError        the trainer the study names cannot be imported or breaks its contract; exit code 2
 ├── StudyBusy           another controller runs this study; exit code 2
 ├── LedgerError         the ledger cannot be read or written; exit code 2
 ├── BaselineFailed      no replicate of the arm that all others pair with has a result; exit code 1
 ├── BudgetSpent         the budget is used up before the study ended; exit code 3, resumable
-└── Interrupted         the user stopped the run; exit code 3, resumable
+├── Interrupted         the user stopped the run; exit code 3, resumable
+└── Reopened            a retry opened phases again; never leaves the runner
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ class StudyError(AblateError):
 
 class StudyChanged(StudyError):
     """The study, its code or its data differ from what its first run froze."""
+
+
+class OverBudget(StudyError):
+    """The study is estimated to take more than its budget, and nobody said yes to that."""
 
 
 class TrainerError(AblateError):
@@ -64,3 +70,7 @@ class Interrupted(AblateError):
     """The user stopped the run; the same command goes on."""
 
     exit_code = 3
+
+
+class Reopened(AblateError):
+    """A retry opened phases of a running study again: the runner begins at the first open one."""

@@ -97,6 +97,8 @@ class Results:
                 "trials_at_most": study.budget.trials,
                 "hours_used": self.used.seconds / 3600,
                 "hours_at_most": study.budget.hours,
+                "gpu_hours_used": self.used.gpu_seconds / 3600,
+                "gpu_hours_at_most": study.budget.gpu_hours,
             },
         }
         rounded = _rounded(document)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from ablate import design, gates, plan, preflight, trial, verdict
-from ablate.errors import BaselineFailed, BudgetSpent
+from ablate.errors import BaselineFailed, BudgetSpent, Reopened
 from ablate.execution.pool import Queue, QueueEvent
 from ablate.ledger import Ledger
 from ablate.offers import Offers
 from ablate.proposals import Told, Tuner
 from ablate.study import BASELINE, REFERENCES, Arm, Levels, Phase, Study, Tune
 from ablate.verdict import Conclusion
+
+
+class Signed(Protocol):
+    """A trial as planned, or the place that one has on record."""
+
+    @property
+    def signature(self) -> str: ...
 
 
 class Observer(Protocol):
@@ -25,7 +33,7 @@ class Observer(Protocol):
     def phase(self, name: str) -> None:
         """A phase begins."""
 
-    def trials(self, phase: str, arms: Mapping[str, Sequence[trial.TrialSpec]]) -> None:
+    def trials(self, phase: str, arms: Mapping[str, Sequence[Signed]]) -> None:
         """These arms' trials are about to be completed."""
 
     def event(self, event: QueueEvent) -> None:
@@ -61,16 +69,25 @@ def run(study: Study, root: Path, observer: Observer) -> list[Conclusion]:
         preflight.keep(root, study, offers.code_version(), findings)
         observer.foretold(findings)
         stage = Stage(study, offers, data_hash, root, ledger, queue, observer)
-        carried, concluded = dict(study.baseline), []
-        name: str | None = study.phases[0].name
-        while name is not None:
-            observer.phase(name)
-            conclusion = stage.recorded(name) or stage.conclude(study.phase(name), carried)
-            observer.concluded(conclusion)
-            concluded.append(conclusion)
-            carried, name = dict(conclusion.winner_levels), conclusion.next
+        concluded = None
+        while concluded is None:
+            with contextlib.suppress(Reopened):  # what is decided already is found on record the second time
+                concluded = _phases(stage, observer)
         ledger.event("done", f"{study.study}: {len(concluded)} phases concluded")
         return concluded
+
+
+def _phases(stage: Stage, observer: Observer) -> list[Conclusion]:
+    """Each phase that the gates let run, in order."""
+    carried, concluded = dict(stage.study.baseline), []
+    name: str | None = stage.study.phases[0].name
+    while name is not None:
+        observer.phase(name)
+        conclusion = stage.recorded(name) or stage.conclude(stage.study.phase(name), carried)
+        observer.concluded(conclusion)
+        concluded.append(conclusion)
+        carried, name = dict(conclusion.winner_levels), conclusion.next
+    return concluded
 
 
 class Stage:
@@ -81,9 +98,27 @@ class Stage:
         self.root, self.ledger, self.queue, self.observer = root, ledger, queue, observer
 
     def recorded(self, phase: str) -> Conclusion | None:
-        """The decision of a phase, where an earlier run of this study took it."""
+        """The decision of a phase, where an earlier run of this study took it; trials that a user lets run again run, and it stays."""
         found = self.ledger.conclusions().get(phase)
-        return None if found is None else Conclusion.model_validate(found)
+        if found is None:
+            return None
+        again = self._retried(phase)
+        if again:
+            self.observer.trials(phase, again)
+            self.queue.complete([spec for specs in again.values() for spec in specs])
+        return Conclusion.model_validate(found)
+
+    def _retried(self, phase: str) -> dict[str, list[trial.TrialSpec]]:
+        """Arms of a concluded phase with trials that wait all the same: a user asked for them again."""
+        waiting = {record.signature for record in self.ledger.trials({trial.TrialState.QUEUED, trial.TrialState.RUNNING})}
+        found: dict[str, list[trial.TrialSpec]] = {}
+        own = self.ledger.uses(phase)
+        replicates = {use.replicate for use in own}
+        for use in [*own, *(use for use in self.ledger.uses(REFERENCES) if use.replicate in replicates)]:
+            file = trial.TrialFiles(self.root, use.signature).spec
+            if use.signature in waiting and file.exists():
+                found.setdefault(use.arm, []).append(trial.TrialSpec.from_json(file.read_text()))
+        return found
 
     def conclude(self, phase: Phase, carried: Levels) -> Conclusion:
         """Run a phase's trials, decide, and record the decision."""
@@ -191,6 +226,12 @@ class Stage:
             raise BudgetSpent(
                 f"budget.hours: {used.seconds / 3600:.2f} of {budget.hours:g} hours are used. "
                 "Nothing is lost: raise budget.hours in the study file and run the same command again."
+            )
+
+        if new and budget.gpu_hours is not None and used.gpu_seconds > budget.gpu_hours * 3600:
+            raise BudgetSpent(
+                f"budget.gpu_hours: {used.gpu_seconds / 3600:.2f} of {budget.gpu_hours:g} GPU-hours are used. "
+                "Nothing is lost: raise budget.gpu_hours in the study file and run the same command again."
             )
 
     def _metrics(self, specs: Sequence[trial.TrialSpec]) -> Mapping[int, Mapping[str, float]]:

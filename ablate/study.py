@@ -25,6 +25,21 @@ REFERENCES = "references"
 """The phase name under which the ledger keeps the trials of the study's references, and of its own baseline."""
 
 
+STEERING = (
+    "budget",
+    "executor",
+    "workers",
+    "gpus",
+    "trials_per_gpu",
+    "timeout_min",
+    "stall_min",
+    "memory_per_trial_gib",
+    "attempts",
+    "slurm",
+)
+"""Keys of a study file that say how and where it runs, not what it asks: they may change between two runs."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=True)
 
@@ -123,6 +138,9 @@ class Budget(_Strict):
 
     trials: int | None = Field(None, ge=1)
     hours: float | None = Field(None, gt=0)
+    """Of the controller."""
+    gpu_hours: float | None = Field(None, gt=0)
+    """Time of all attempts, lost ones too, times the GPUs that their worker held."""
 
 
 class Gate(_Strict):
@@ -218,12 +236,16 @@ class Study(_Strict):
     executor: Literal["local", "inline"] = "local"
     workers: int = Field(2, ge=1, le=1024)
     threads_per_worker: int = Field(1, ge=1, le=1024)
+    gpus: list[int] | None = None
+    """GPUs of this machine that workers share out, by number; none: all that are shown; an empty list: left as they are."""
+    trials_per_gpu: int = Field(1, ge=1, le=64)
+    """Workers on one GPU."""
     timeout_min: float | None = Field(None, gt=0)
     """Longest time of one attempt."""
     stall_min: float | None = Field(None, gt=0)
     """Longest time between two reports of an attempt; then it counts as hanging, and the next goes on from its checkpoint."""
     memory_per_trial_gib: float | None = Field(None, gt=0)
-    """Memory that a trial may take; one that takes more is ended."""
+    """Memory that a trial may take; one that takes more is ended, and no more workers start than fit into what is free."""
     attempts: int = Field(3, ge=1, le=20)
     """Tries at a trial before it has failed for good."""
     columns: list[str] = []
@@ -250,6 +272,11 @@ class Study(_Strict):
     def replicates_of(self, phase: Phase) -> Replicates:
         """The phase's own replicates, else the study's."""
         return phase.replicates or self.replicates
+
+
+def steered(document: Mapping[str, object]) -> dict[str, object]:
+    """What a study's document says of `STEERING`."""
+    return {key: document[key] for key in STEERING if key in document}
 
 
 class Arm(_Strict):

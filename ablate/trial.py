@@ -311,7 +311,7 @@ def accept(root: Path, signature: str, attempt: int) -> None:
             os.replace(beside, accepted)
     trial = accepted.parent
     for directory in (trial / "attempts", trial, trial.parent, root):
-        _sync(directory)
+        sync(directory)
 
 
 def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
@@ -324,7 +324,7 @@ def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
     if durable:
         _write_synced(beside, text)
         os.replace(beside, path)
-        _sync(path.parent)
+        sync(path.parent)
     else:
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
@@ -333,8 +333,8 @@ def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
 def sync_files(directory: Path) -> None:
     """Let every file right in a folder outlive a power failure, with its name."""
     for path in [path for path in directory.iterdir() if path.is_file()]:
-        _sync(path)
-    _sync(directory)
+        sync(path)
+    sync(directory)
 
 
 def _write_synced(path: Path, text: str) -> None:
@@ -344,7 +344,8 @@ def _write_synced(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Let a file or the names in a folder outlive a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

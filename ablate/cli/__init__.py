@@ -30,13 +30,30 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def run(study: StudyFile, overrides: Overrides = None, no_mlflow: NoMlflow = False, runs: Root = Path("runs")) -> None:
+def run(
+    study: StudyFile,
+    overrides: Overrides = None,
+    no_mlflow: NoMlflow = False,
+    detach: Annotated[bool, typer.Option("--detach", help="In the background: `ablate watch` attaches, `ablate stop` ends it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start also where the budget is estimated not to be enough.")] = False,
+    runs: Root = Path("runs"),
+) -> None:
     """Run a study; the same command goes on where it stopped."""
-    from ablate.cli.session import run_study
+    from ablate.cli.session import check_budget, run_study
+    from ablate.cli.session import detach as start_in_background
     from ablate.loading import load
 
-    command = f"ablate run {' '.join([study, *(overrides or [])])}"
-    raise typer.Exit(run_study(load(Path(study), overrides or []), runs, command, mlflow=not no_mlflow))
+    words = [study, *(overrides or [])]
+    loaded = load(Path(study), overrides or [])
+    if not yes:
+        check_budget(loaded, runs)
+    if detach:
+        pid = start_in_background(loaded, runs, ["run", *words, "--yes", "--runs", str(runs), *(["--no-mlflow"] if no_mlflow else [])])
+        name = loaded.study
+        typer.echo(f"{name}: process {pid} runs it in the background; it prints to {runs / name / 'controller.log'}.")
+        typer.echo(f"To look on: ablate watch {name}. To end it: ablate stop {name}.")
+        return
+    raise typer.Exit(run_study(loaded, runs, f"ablate run {' '.join(words)}", mlflow=not no_mlflow))
 
 
 @app.command()
@@ -71,13 +88,15 @@ def plan(
     """What would run, what it would cost, and what speaks against it; starts nothing."""
     from ablate import preflight
     from ablate.cli.tables import print_plan
+    from ablate.estimate import estimate
     from ablate.loading import load
     from ablate.offers import Offers
     from ablate.plan import plan as plan_study
 
     loaded = load(Path(study), overrides or [])
     offers = Offers(loaded.trainer)
-    document = plan_study(loaded, offers).document()
+    planned = plan_study(loaded, offers)
+    document = planned.document() | {"estimate": estimate(loaded, offers, planned, runs).document()}
     if look:
         arms = preflight.asked(loaded)
         found = offers.preflight([offers.config(levels, 0) for _, levels in arms], runs)
@@ -90,12 +109,17 @@ def plan(
 
 
 @app.command()
-def status(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs")) -> None:
-    """Where a study stands, from any shell, while it runs or after."""
-    from ablate.cli.reading import status_of
+def status(
+    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs, or ran last.", metavar="[STUDY]")] = None,
+    as_json: AsJson = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """Where a study stands, from any shell, while it runs or after. docs/STATUS.md says what the JSON holds."""
+    from ablate.cli.finding import the_study
+    from ablate.cli.status import status_of
     from ablate.cli.tables import print_status
 
-    found = status_of(runs, _name(study))
+    found = status_of(runs, _name(study) if study else the_study(runs)).model_dump(mode="json")
     if as_json:
         _print_json(found)
     else:
@@ -103,11 +127,98 @@ def status(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs"))
 
 
 @app.command()
-def stop(study: StudyFile, runs: Root = Path("runs")) -> None:
-    """End a running study cleanly; `ablate run` goes on later."""
-    from ablate.cli.reading import request_stop
+def watch(
+    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs, or ran last.", metavar="[STUDY]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each event.")] = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """The view of `run`, from any shell; ends with the study. Ctrl-C leaves the study running."""
+    from ablate.cli.finding import the_study
+    from ablate.cli.watching import watch as watch_study
 
-    typer.echo(request_stop(runs, _name(study)))
+    raise typer.Exit(watch_study(runs, _name(study) if study else the_study(runs), as_json=as_json))
+
+
+@app.command()
+def trials(
+    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs, or ran last.", metavar="[STUDY]")] = None,
+    state: Annotated[str | None, typer.Option("--state", help="queued, running, done or failed.")] = None,
+    phase: Annotated[str | None, typer.Option("--phase", help="Of this phase alone.")] = None,
+    arm: Annotated[str | None, typer.Option("--arm", help="Of this arm alone.")] = None,
+    as_json: AsJson = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """Every trial with its state, and with the cause in a line where it has no result."""
+    from ablate.cli.finding import the_study
+    from ablate.cli.trials import print_trials, trials_of
+
+    found = trials_of(runs, _name(study) if study else the_study(runs), state=state, phase=phase, arm=arm)
+    if as_json:
+        _print_json(found)
+    else:
+        print_trials(found)
+
+
+@app.command()
+def logs(
+    trial: Annotated[str, typer.Argument(help="A signature's beginning or phase/arm/r0.", metavar="TRIAL")],
+    study: Annotated[str | None, typer.Argument(help="Its study; none: the one that has it.", metavar="[STUDY]")] = None,
+    attempt: Annotated[int | None, typer.Option("--attempt", help="Its number; none: the latest.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt ends.")] = False,
+    tail: Annotated[int | None, typer.Option("--tail", help="The last lines alone.", min=0)] = None,
+    as_json: AsJson = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """What a trial printed, its traceback included."""
+    from ablate.cli.trials import follow as follow_log
+    from ablate.cli.trials import log_of, log_text
+
+    document, files = log_of(runs, trial, _name(study) if study else None, attempt)
+    if as_json:
+        _print_json(document | {"text": log_text(files, tail)})
+        return
+    typer.echo(f"{document['log']} (attempt {document['attempt']}, the trial is {document['state']})", err=True)
+    if follow:
+        follow_log(runs, document["study"], files, tail, lambda text: typer.echo(text, nl=False))
+    elif files.log.exists():
+        typer.echo(log_text(files, tail), nl=False)
+    else:
+        typer.echo("Nothing was printed: with executor=inline it goes to the run's own output.", err=True)
+
+
+@app.command()
+def stop(
+    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs.", metavar="[STUDY]")] = None,
+    now: Annotated[bool, typer.Option("--now", help="Without waiting for checkpoints: trials go on from their last one.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once it is asked.")] = False,
+    as_json: AsJson = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """End a running study cleanly and wait for its end; `ablate run` goes on later."""
+    from ablate.cli.finding import the_study
+    from ablate.cli.steering import stop as stop_study
+
+    found = stop_study(runs, _name(study) if study else the_study(runs), now=now, wait=not no_wait)
+    _print_said(found, as_json)
+
+
+@app.command()
+def retry(
+    trial: Annotated[str | None, typer.Argument(help="A signature's beginning or phase/arm/r0.", metavar="[TRIAL]")] = None,
+    study: Annotated[str | None, typer.Argument(help="Its study; none: the only one that has it.", metavar="[STUDY]")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All trials of the study that failed for good.")] = False,
+    reopen: Annotated[
+        bool, typer.Option("--reopen", help="Decide concluded phases that they belong to anew, and all that follow.")
+    ] = False,
+    as_json: AsJson = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """Give failed trials a fresh row of attempts, while the study runs or at its next run."""
+    from ablate.cli.steering import retry as retry_trials
+
+    if failed and study is None:
+        trial, study = None, trial
+    _print_said(retry_trials(runs, trial, _name(study) if study else None, failed=failed, reopen=reopen), as_json)
 
 
 @app.command()
@@ -200,6 +311,13 @@ def _name(study: str) -> str:
 
         return study_name(path)
     return study
+
+
+def _print_said(document: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        _print_json(document)
+    else:
+        typer.echo(document["said"])
 
 
 def _print_json(document: object) -> None:

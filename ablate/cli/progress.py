@@ -16,8 +16,9 @@ from rich.text import Text
 
 from ablate.cli.tables import print_findings
 from ablate.execution.pool import QueueEvent
+from ablate.runner import Signed
 from ablate.study import Study
-from ablate.trial import TrialSpec, result_of
+from ablate.trial import result_of
 from ablate.verdict import Conclusion
 
 FINAL = ("done", "failed", "reused")
@@ -51,7 +52,7 @@ class Progress:
         """A phase begins."""
         self.phase_name, self.arms = name, {}
 
-    def trials(self, phase: str, arms: Mapping[str, Sequence[TrialSpec]]) -> None:
+    def trials(self, phase: str, arms: Mapping[str, Sequence[Signed]]) -> None:
         """These arms' trials are about to be completed."""
         self.arms |= {name: [spec.signature for spec in specs] for name, specs in arms.items()}
         for signatures in self.arms.values():
@@ -139,7 +140,7 @@ class PlainView:
         self.progress.phase(name)
         self._line(f"phase {name} begins")
 
-    def trials(self, phase: str, arms: Mapping[str, Sequence[TrialSpec]]) -> None:
+    def trials(self, phase: str, arms: Mapping[str, Sequence[Signed]]) -> None:
         """These arms' trials are about to be completed."""
         self.progress.trials(phase, arms)
         signatures = {spec.signature for specs in arms.values() for spec in specs}
@@ -187,7 +188,7 @@ class LiveView:
         """A phase begins."""
         self.progress.phase(name)
 
-    def trials(self, phase: str, arms: Mapping[str, Sequence[TrialSpec]]) -> None:
+    def trials(self, phase: str, arms: Mapping[str, Sequence[Signed]]) -> None:
         """These arms' trials are about to be completed."""
         self.progress.trials(phase, arms)
 

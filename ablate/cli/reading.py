@@ -2,75 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
+from ablate.cli.finding import opened
 from ablate.errors import StudyError
-from ablate.execution.pool import holder, request
-from ablate.ledger import Ledger
 from ablate.results import Results
 from ablate.study import nearest
-from ablate.trial import TrialState
-
-
-def opened(runs: Path, study: str) -> Ledger:
-    """The study's ledger, for reading.
-
-    Raises:
-        StudyError: No such study has run here.
-    """
-    path = runs / study / "ledger.db"
-    if not path.exists():
-        known = sorted(p.parent.name for p in runs.glob("*/ledger.db"))
-        raise StudyError(str(runs), [f"{study}: no such study has run here.{nearest(study, known)} Known: {', '.join(known) or 'none'}."])
-    return Ledger(path, read_only=True)
-
-
-def status_of(runs: Path, study: str) -> dict[str, object]:
-    """Where a study stands: phases, counts of trials, failures with their cause."""
-    ledger = opened(runs, study)
-    trials = {record.signature: record for record in ledger.trials()}
-    conclusions = ledger.conclusions()
-    phases = []
-    for phase in ledger.phases():
-        signatures = {use.signature for use in ledger.uses(phase)}
-        counts = Counter(trials[s].state for s in signatures)
-        phases.append(
-            {
-                "name": phase,
-                "arms": len(ledger.arms(phase)),
-                **{state.value: counts.get(state, 0) for state in TrialState},
-                "winner": conclusions.get(phase, {}).get("winner"),
-            }
-        )
-    controller = holder(runs, study)
-    finished = any(event.kind == "done" for event in ledger.events()[-1:])
-    state = f"running (process {controller['pid']} on {controller['host']})" if controller else "done" if finished else "stopped, resumable"
-    places: dict[str, list[str]] = {}
-    for use in ledger.uses():
-        if trials[use.signature].state == TrialState.FAILED:
-            places.setdefault(use.signature, []).append(f"{use.phase}/{use.arm} r{use.replicate}")
-    failures = [
-        {"signature": s, "where": where, "cause": str(trials[s].cause), "message": trials[s].message} for s, where in places.items()
-    ]
-    used = ledger.used()
-    return {
-        "study": study,
-        "state": state,
-        "phases": phases,
-        "failures": failures,
-        "used": {"trials": used.trials, "hours": used.seconds / 3600},
-    }
-
-
-def request_stop(runs: Path, study: str) -> str:
-    """Ask the controller of a study to stop; a sentence on what happens."""
-    opened(runs, study)
-    controller = holder(runs, study)
-    if controller is None:
-        return f"{study} is not running. Nothing to stop."
-    request(runs, study, "stop")
-    return f"{study}: asked process {controller['pid']} on {controller['host']} to stop; running trials save a checkpoint first."
 
 
 def comparison(runs: Path, study: str, arms: list[str]) -> dict[str, object]:

@@ -5,19 +5,38 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
 
+from ablate import estimate
 from ablate.cli.progress import Progress, view
-from ablate.errors import BudgetSpent, Interrupted, StudyError
+from ablate.cli.watching import note_plan
+from ablate.errors import BudgetSpent, Interrupted, StudyBusy, StudyError
+from ablate.execution.detached import Detached
+from ablate.execution.lock import ControllerLock
 from ablate.offers import Offers
 from ablate.plan import plan
 from ablate.results import Results
-from ablate.study import Study, Tune
+from ablate.study import Budget, Study, Tune
 from ablate.trial import merge, write_atomic
+
+
+def check_budget(study: Study, runs: Path) -> None:
+    """See that the budget will carry the study to its end; trials that other studies left here are none of its cost.
+
+    Raises:
+        OverBudget: It will not, by the best estimate that there is.
+    """
+    if study.budget == Budget():
+        return
+    offers = Offers(study.trainer)
+    estimated = estimate.estimate(study, offers, plan(study, offers), runs)
+    if estimated.over():
+        finished = [path.parent.name for path in runs.glob("trials/*/accepted.json")]
+        estimate.check(estimate.estimate(study, offers, plan(study, offers, finished=finished), runs) if finished else estimated)
 
 
 def run_study(study: Study, runs: Path, command: str, *, mlflow: bool = True) -> int:
@@ -30,6 +49,7 @@ def run_study(study: Study, runs: Path, command: str, *, mlflow: bool = True) ->
 
     console = Console()
     progress = Progress(study, runs, plan(study, Offers(study.trainer)).trials_at_most)
+    note_plan(runs, study.study, progress.trials_at_most)
     try:
         with followed(study, runs) if mlflow else nullcontext(), view(progress, console) as observer:
             runner.run(study, runs, observer)
@@ -37,6 +57,26 @@ def run_study(study: Study, runs: Path, command: str, *, mlflow: bool = True) ->
         console.print(f"{stopped}\nTo go on: {command}", markup=False, highlight=False, soft_wrap=True)
         return stopped.exit_code
     return finish(study, runs, console, mlflow=mlflow)
+
+
+def detach(study: Study, runs: Path, arguments: Sequence[str]) -> int:
+    """Run `ablate ARGUMENTS` in the background, where it outlives this shell.
+
+    The one place that knows where a background controller lives: a process of this machine.
+
+    Returns:
+        The number of its process.
+
+    Raises:
+        StudyBusy: The study runs already.
+    """
+    lock = ControllerLock(runs / study.study)
+    lock.acquire()
+    lock.release()
+    background = Detached(runs / study.study)
+    if background.starting():
+        raise StudyBusy(f"{study.study}: expected no other controller but one is starting. Watch it with `ablate watch {study.study}`.")
+    return background.start(arguments)
 
 
 def finish(study: Study, runs: Path, console: Console, *, mlflow: bool) -> int:

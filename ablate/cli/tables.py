@@ -117,10 +117,30 @@ def print_plan(document: Mapping[str, Any], file: str) -> None:
     console.print(f"at most {document['trials_at_most']} trials", markup=False)
     if document["cost"].get("arithmetic"):
         console.print(document["cost"]["arithmetic"], markup=False, highlight=False)
+    _print_estimate(console, document["estimate"])
     if document["preflight"] is None:
         console.print(f"Not looked at yet, what speaks against its arms: ablate plan {file} --preflight", markup=False, highlight=False)
     else:
         print_findings(document["preflight"], console)
+
+
+def _print_estimate(console: Console, estimate: Mapping[str, Any]) -> None:
+    """What is still to come, how sure that is, and whether the budget carries it."""
+    if estimate["trial_s"] is None:
+        console.print(f"time of a trial: {estimate['source']}", markup=False, highlight=False)
+    else:
+        gpu = f" and {spanned(estimate, 'gpu_hours')} GPU-hours" if estimate["gpus_each"] else ""
+        trials, workers = estimate["trials_to_come_at_most"], words.counted(estimate["workers"], "worker")
+        text = f"to come: at most {trials} trials, {spanned(estimate, 'hours')} hours{gpu} on {workers}"
+        console.print(text, markup=False, highlight=False)
+        console.print(f"time of a trial: {spanned(estimate, 'trial_s')} s, {estimate['source']}", markup=False, highlight=False)
+    for problem in estimate["over_budget"]:
+        console.print(f"over budget: {problem}", markup=False, highlight=False, style="bold yellow")
+
+
+def spanned(estimate: Mapping[str, Any], key: str) -> str:
+    """`12 (8 to 15)`."""
+    return f"{estimate[key]:.3g} ({estimate[key + '_low']:.3g} to {estimate[key + '_high']:.3g})"
 
 
 def print_findings(findings: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -139,7 +159,7 @@ def print_findings(findings: Sequence[Mapping[str, Any]], console: Console) -> N
 def print_status(document: Mapping[str, Any]) -> None:
     """Where a study stands."""
     console = Console()
-    console.print(f"{document['study']}: {document['state']}", markup=False, style="bold")
+    console.print(f"{document['study']}: {document['said']}", markup=False, style="bold")
     table = Table()
     for column in ("phase", "arms", "done", "running", "queued", "failed", "winner"):
         table.add_column(column)

@@ -15,7 +15,7 @@ import psutil
 
 from ablate.trial import write_atomic
 
-EventKind = Literal["started", "adopted", "progress", "done", "reused", "retry", "stopped", "failed", "worker", "stopping"]
+EventKind = Literal["started", "adopted", "progress", "done", "reused", "retry", "stopped", "failed", "worker", "stopping", "request"]
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,12 @@ class Identity:
     @staticmethod
     def own() -> Identity:
         """This process."""
-        return Identity(os.getpid(), psutil.Process().create_time(), socket.gethostname())
+        return Identity.of(os.getpid())
+
+    @staticmethod
+    def of(pid: int) -> Identity:
+        """A process of this host."""
+        return Identity(pid, psutil.Process(pid).create_time(), socket.gethostname())
 
     @staticmethod
     def read(path: Path) -> Identity | None:

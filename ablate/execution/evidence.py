@@ -22,14 +22,14 @@ def checkpoint(trial: TrialFiles, attempts: Sequence[AttemptRecord]) -> int | No
     """The attempt whose files the next one goes on from; None: from the start.
 
     Only one that began counts, because only then its own copy was whole. An attempt that went on from a checkpoint and
-    crashed speaks against the checkpoint, so the next starts from nothing.
+    crashed speaks against the checkpoint, so the next starts from nothing; so does one whose numbers went wrong.
     """
     for attempt in reversed(attempts):
         try:
             began = json.loads(trial.attempt(attempt.number).began.read_text())
         except (OSError, ValueError):
             continue
-        suspect = attempt.cause is Cause.CRASH and began.get("resumed_from") is not None
+        suspect = attempt.cause is Cause.NAN or (attempt.cause is Cause.CRASH and began.get("resumed_from") is not None)
         return None if suspect else attempt.number
     return None
 
@@ -51,6 +51,16 @@ def latest_metrics(files: AttemptFiles, known_bytes: int) -> tuple[int, int, dic
             finite = {name: float(value) for name, value in record["metrics"].items() if value is not None}
             return length, int(record["step"]), finite
     return None
+
+
+def lasted_s(files: AttemptFiles) -> float:
+    """How long an attempt ran by its own files, up to the last one that it wrote; 0 where it never began."""
+    try:
+        began = float(json.loads(files.began.read_text())["at"])
+        last = max(entry.stat().st_mtime for entry in os.scandir(files.directory) if entry.is_file())
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+    return round(max(0.0, last - began), 3)
 
 
 def of_death(files: AttemptFiles, root: Path, *, oom: bool) -> tuple[Cause, str]:

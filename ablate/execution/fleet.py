@@ -8,12 +8,13 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ablate.errors import AblateError
 from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerFiles, WorkerSettings
 from ablate.execution.clock import SYSTEM, Clock
+from ablate.execution.slots import VARIABLE, Slots
 
 START_FAILURES = 3
 """Workers in a row that never reported before the run gives up."""
@@ -31,6 +32,10 @@ class Member:
     """When it was started, by the controller's clock."""
     born: bool = False
     held: dict[tuple[str, int], Order] = field(default_factory=dict)
+    gpu: str | None = None
+    """The GPU that was given to it."""
+    gpus: float = 0.0
+    """How many it holds, for the budget."""
 
     @property
     def leaving(self) -> bool:
@@ -54,9 +59,11 @@ class Fleet:
         settings: WorkerSettings,
         on_event: Callable[[QueueEvent], None],
         clock: Clock = SYSTEM,
+        slots: Slots | None = None,
     ) -> None:
         self.directory, self.executor, self.timing, self.settings, self.on_event = directory, executor, timing, settings, on_event
         self.clock = clock
+        self.slots = slots or Slots()
         self.members: list[Member] = []
         self._failures = 0
 
@@ -73,11 +80,21 @@ class Fleet:
                 self._turn_away(files)
             elif self.executor.alive(files):
                 orders = [order for order in map(Order.read, [files.current, *files.orders()]) if order is not None]
-                self.members.append(Member(files, self.clock.now_s(), born=True, held={order.key: order for order in orders}))
+                gpu, gpus = self._given(files)
+                held = {order.key: order for order in orders}
+                self.members.append(Member(files, self.clock.now_s(), born=True, held=held, gpu=gpu, gpus=gpus))
                 self.on_event(QueueEvent("worker", worker=files.id, text="adopted"))
             else:
                 shutil.rmtree(directory, ignore_errors=True)
         return [order for member in self.members for order in member.held.values()]
+
+    def _given(self, files: WorkerFiles) -> tuple[str | None, float]:
+        """The GPU of a worker that an earlier controller started."""
+        try:
+            gpu = WorkerSettings.read(files).environment.get(VARIABLE)
+        except (OSError, ValueError, TypeError):
+            return None, 0.0
+        return gpu, self.slots.gpus_each if gpu in self.slots.devices else 0.0
 
     def _turn_away(self, files: WorkerFiles) -> None:
         # Its launcher may still be at work: it is told to leave as soon as it comes, and forgotten once it cannot come.
@@ -91,10 +108,12 @@ class Fleet:
         fresh = []
         for _ in range(wanted - len(self.members)):
             files = WorkerFiles(self.directory / f"w{secrets.token_hex(4)}")
-            files.create(self.settings)
+            gpu = self.slots.next_free(member.gpu for member in self.members)
+            chosen = {} if gpu is None else {VARIABLE: gpu}
+            files.create(replace(self.settings, environment={**self.settings.environment, **chosen}))
+            self.members.append(Member(files, self.clock.now_s(), gpu=gpu, gpus=self.slots.gpus_each))
             fresh.append(files)
         if fresh:
-            self.members += [Member(files, self.clock.now_s()) for files in fresh]
             self.executor.submit(fresh)
 
     def look(self) -> list[Member]:

@@ -1,4 +1,4 @@
-"""One controller a study: a lock that the kernel lets go when its holder dies, and what others may read of and ask from it."""
+"""One controller a study: a lock that the kernel lets go when its holder dies, and who holds it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 from ablate.errors import AblateError, StudyBusy
 
@@ -85,21 +85,6 @@ def holder(root: Path, study: str) -> Holder | None:
     return None
 
 
-def request(root: Path, study: str, what: Literal["stop"]) -> None:
-    """Ask the controller of a study for something; it consumes the request at its next turn."""
-    (root / study / what).touch()
-
-
-def requested(root: Path, study: str, what: Literal["stop"]) -> bool:
-    """Whether somebody asked for it."""
-    return (root / study / what).exists()
-
-
-def consume(root: Path, study: str, what: Literal["stop"]) -> None:
-    """Put a request away, if there is one."""
-    (root / study / what).unlink(missing_ok=True)
-
-
 def _path(directory: Path) -> Path:
     return directory / "controller.lock"
 
@@ -116,6 +101,6 @@ def _busy(directory: Path) -> str:
     found, name = _read(directory), directory.name
     return (
         f"{name}: expected no other controller but process {found['pid']} on {found['host']} runs it since {found['since']} "
-        f"({found['command']}). Watch it with `ablate status {name}`, end it with `ablate stop {name}`, "
+        f"({found['command']}). Watch it with `ablate watch {name}`, end it with `ablate stop {name}`, "
         "or give this study another name (`study:`)."
     )

@@ -18,15 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from ablate.errors import Interrupted, LedgerError
-from ablate.execution import evidence
+from ablate.errors import Interrupted, LedgerError, Reopened
+from ablate.execution import evidence, requests
 from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerSettings
 from ablate.execution.clock import SYSTEM, Clock
 from ablate.execution.fleet import Fleet, Member
 from ablate.execution.inline import Inline
 from ablate.execution.lease import Renewal
 from ablate.execution.local import Local
-from ablate.execution.lock import ControllerLock, consume, holder, request, requested
+from ablate.execution.lock import ControllerLock, holder
+from ablate.execution.requests import STOPS, What, request
+from ablate.execution.slots import Slots, fitting
 from ablate.execution.watch import Limits, Running, exceeded, greedy, memory_is_low
 from ablate.execution.worker import claim
 from ablate.ledger import Ledger, TrialRecord
@@ -89,12 +91,14 @@ class Queue:
         self._work = _Work()
         self._asked_to_stop = 0
         self._completing = False
+        self._ending_now = False
         directory = self.root / study.study
         self._lock = ControllerLock(directory)
         self._renewal = Renewal(directory / "lease", self.timing.renew_s)
         self._clock = clock
         self._executor = executor or self._make_executor()
-        self._workers = 1 if study.executor == "inline" else study.workers
+        self._slots = Slots.of(study)
+        self._workers = self._slots.workers(study)
         settings = WorkerSettings(
             str(directory / "lease"),
             self.timing.lease_s,
@@ -103,7 +107,7 @@ class Queue:
             # Submitit sets it, to nothing where no GPU was asked of it.
             {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")},
         )
-        self._fleet = Fleet(directory / "workers", self._executor, self.timing, settings, self._emit, clock)
+        self._fleet = Fleet(directory / "workers", self._executor, self.timing, settings, self._emit, clock, self._slots)
         self._handlers: dict[signal.Signals, signal._HANDLER] = {}
         self._session, self._entered, self._touched, self._read = 0, 0.0, 0.0, 0.0
         self._oom_kills = evidence.oom_kills()
@@ -118,11 +122,12 @@ class Queue:
     def __enter__(self) -> Queue:
         self._lock.acquire()
         try:
-            consume(self.root, self.study.study, "stop")
             self._entered = self._clock.now_s()
             self._session = self.ledger.begin_session()
             self._renewal.start()
             self._adopt()
+            self._fit_workers()
+            self._listen(entering=True)
         except BaseException:
             self._renewal.stop()
             self._lock.release()
@@ -130,6 +135,15 @@ class Queue:
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
+
+    def _fit_workers(self) -> None:
+        """No more workers than there is memory for; those that run already have theirs."""
+        present = len(self._fleet.members)
+        more, said = fitting(max(0, self._workers - present), self.study.memory_per_trial_gib)
+        if said:
+            self._workers = present + more
+            self.ledger.event("workers", said)
+            self._emit(QueueEvent("worker", text=said))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._handlers.items():
@@ -152,13 +166,15 @@ class Queue:
         Raises:
             Interrupted: On Ctrl-C, SIGTERM or a stop request; running trials saved their checkpoints, the same call goes on.
             LedgerError: The disk is full, or the ledger cannot be written.
+            Reopened: A retry opened phases again.
             AblateError: No worker can be started.
         """
         self._completing = True
         try:
             self._open(specs)
             while self._work.specs:
-                if self._should_stop():
+                self._listen()
+                if self._asked_to_stop:
                     self._stop()
                 happened = self._turn(assign=True)
                 self._clock.wait(self.timing.turn_s / 10 if happened else self.timing.turn_s)
@@ -246,7 +262,7 @@ class Queue:
 
     def _death(self, running: Running) -> Ended:
         """What can be said of an attempt whose worker is gone without an outcome."""
-        seconds = 0.0 if running.began is None else round(self._clock.now_s() - running.began, 3)
+        seconds = self._lasted_s(running)
         if not running.files.began.exists():
             return Ended(running.order, Cause.STOPPED, "Its worker ended before the attempt began.", 0.0)
         if running.ended is not None:
@@ -254,6 +270,11 @@ class Queue:
         kills, self._oom_kills = self._oom_kills, evidence.oom_kills()
         cause, message = evidence.of_death(running.files, self.root, oom=self._oom_kills > kills)
         return Ended(running.order, cause, message, seconds)
+
+    def _lasted_s(self, running: Running) -> float:
+        """As long as the controller saw it run, and at least as long as its files tell: an earlier controller may have seen the rest."""
+        seen_s = 0.0 if running.began is None else self._clock.now_s() - running.began
+        return round(max(seen_s, evidence.lasted_s(running.files)), 3)
 
     def _settle(self, ended: Ended) -> None:
         signature, number = ended.order.key
@@ -305,7 +326,7 @@ class Queue:
                 write_atomic(trial.spec, self._work.specs[signature].to_json())
             timeout_s = None if self.study.timeout_min is None else 60 * self.study.timeout_min
             order = Order(str(self.root), signature, number, evidence.checkpoint(trial, self.ledger.attempts(signature)), timeout_s)
-            self.ledger.start_attempt(signature, member.files.id, number)
+            self.ledger.start_attempt(signature, member.files.id, number, gpus=member.gpus)
             self._work.running[order.key] = Running(order, trial.attempt(number))
             member.held[order.key] = order
             given.append((member, order))
@@ -375,8 +396,11 @@ class Queue:
                     order = Order(str(self.root), *key, None, None)
                     running = Running(order, TrialFiles(self.root, key[0]).attempt(key[1]))
                     # Ended together with its controller, so nothing speaks against the trial.
-                    self._settle(self._outcome(running) or Ended(order, Cause.STOPPED, "It ended with an earlier controller.", 0.0))
+                    self._settle(self._outcome(running) or self._with_its_controller(running))
         self._flush_events()
+
+    def _with_its_controller(self, running: Running) -> Ended:
+        return Ended(running.order, Cause.STOPPED, "It ended with an earlier controller.", evidence.lasted_s(running.files))
 
     def _stop(self) -> None:
         """Ask what runs to save a checkpoint, wait a moment, and leave.
@@ -385,9 +409,8 @@ class Queue:
             Interrupted: Always.
         """
         asked = self._asked_to_stop
-        consume(self.root, self.study.study, "stop")
         text = "Running trials save a checkpoint first (Ctrl-C again: without waiting)."
-        self._emit(QueueEvent("stopping", text=text))
+        self._emit(QueueEvent("stopping", text="Running trials are ended now." if self._ending_now else text))
         back = self._fleet.take_back(self._fleet.members)
         with self.ledger.transaction():
             for order in back:
@@ -399,15 +422,63 @@ class Queue:
         while self._work.running and self._clock.now_s() < until and self._asked_to_stop <= max(asked, 1):
             self._clock.wait(self.timing.turn_s / 5)
             self._turn(assign=False)
+            self._listen()
+            if self._ending_now:
+                self._end_running()
         total = len(self._work.specs)
         still = f"; {len(self._work.running)} still at work end by themselves" if self._work.running else ""
         raise Interrupted(f"{self.study.study}: stopped with {total} trials of this step to do{still}. Nothing is lost.")
 
-    def _should_stop(self) -> bool:
-        return self._asked_to_stop > 0 or requested(self.root, self.study.study, "stop")
+    def _end_running(self) -> None:
+        """End every attempt now; the next one goes on from the last checkpoint."""
+        for running in list(self._work.running.values()):
+            member = self._fleet.holding(running.order.key)
+            if member is not None:
+                self._executor.cancel(member.files)
+            with self.ledger.transaction():
+                self._settle(
+                    self._outcome(running) or Ended(running.order, Cause.STOPPED, "The run was ended at once.", self._lasted_s(running))
+                )
 
     def _why_stop(self) -> Cause | None:
-        return Cause.STOPPED if self._should_stop() else None
+        return Cause.STOPPED if self._asked_to_stop or requests.stop_wanted(self.root, self.study.study) else None
+
+    def _listen(self, *, entering: bool = False) -> None:
+        """Take up what users asked for, once each, on record.
+
+        Raises:
+            Reopened: A retry opened phases again, and trials are being completed.
+        """
+        reopened: list[str] = []
+        for asked in requests.waiting(self.root, self.study.study):
+            if requests.taken_up(self.ledger, asked):
+                asked.put_away()
+                continue
+            with self.ledger.transaction():
+                said = asked.problem
+                if asked.what in STOPS:
+                    said = "it came while nothing ran, and is void" if entering else "taken up"
+                    self._asked_to_stop = max(self._asked_to_stop, 0 if entering else 1)
+                    self._ending_now = self._ending_now or (asked.what is What.STOP_NOW and not entering)
+                elif asked.what is What.RETRY:
+                    done = requests.retry(self.ledger, self.study, asked)
+                    said, reopened = done.said, [*reopened, *done.reopened]
+                    self._queue_again(done.signatures)
+                self.ledger.event("request", f"{asked.path.name}: {asked.what or 'not understood'}: {said}")
+            asked.put_away()
+            self._emit(QueueEvent("request", text=f"{asked.what or asked.path.name}: {said}"))
+        if reopened and not entering and not self._asked_to_stop:
+            raise Reopened(f"{self.study.study}: phases opened again: {', '.join(dict.fromkeys(reopened))}")
+
+    def _queue_again(self, signatures: Sequence[str]) -> None:
+        """Retried trials join the present step, also where it is another's: whoever waits for them finds them done."""
+        for signature in signatures if self._completing else ():
+            try:
+                self._work.specs[signature] = TrialSpec.from_json(TrialFiles(self.root, signature).spec.read_text())
+            except (OSError, ValueError, TypeError):
+                continue  # its folder is gone: the next run of its phase makes it anew
+            if signature not in self._work.waiting:
+                self._work.waiting.append(signature)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._asked_to_stop += 1

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ablate.errors import LedgerError, StudyChanged
 from ablate.ledger import tables
 from ablate.ledger.connection import explained, open_engine
 from ablate.ledger.records import AttemptRecord, Event, Frozen, TrialRecord, Use, Used
-from ablate.study import Arm
-from ablate.trial import Cause, TrialSpec, TrialState, flatten
+from ablate.study import STEERING, Arm, steered
+from ablate.trial import Cause, TrialSpec, TrialState, flatten, sync
 
 LOST_LIMIT = 10
 """Lost attempts before a trial has failed for good: its machine's doing, so more than `Study.attempts`, but not for ever."""
@@ -46,13 +49,25 @@ class Ledger:
         else:
             with explained(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._engine = open_engine(path, read_only=False)
-                with self.transaction() as connection:
-                    tables.schema.create_all(connection)
-                    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-                    if version == 0:
-                        connection.exec_driver_sql(f"PRAGMA user_version = {tables.SCHEMA_VERSION}")
+                if not path.exists():
+                    # Made beside and linked: a reader sees no ledger or a whole one.
+                    beside = path.with_name(f".{path.name}.{os.getpid()}")
+                    self._open(beside)
+                    self.close()
+                    with contextlib.suppress(FileExistsError):
+                        os.link(beside, path)
+                    beside.unlink()
+                    sync(path.parent)
+                self._open(path)
         self._check_version()
+
+    def _open(self, path: Path) -> None:
+        self._engine = open_engine(path, read_only=False)
+        with self.transaction() as connection:
+            tables.schema.create_all(connection)
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            if version == 0:
+                connection.exec_driver_sql(f"PRAGMA user_version = {tables.SCHEMA_VERSION}")
 
     def _check_version(self) -> None:
         with self._reading() as connection:
@@ -98,6 +113,8 @@ class Ledger:
         """
         now = json.loads(json.dumps(document))
         was = self.frozen()
+        if was is not None:
+            was = self._resteered(was, now)
         if was is None:
             values = {"id": 1, "document": json.dumps(now), "code_version": code_version, "data_hash": data_hash, "created": time.time()}
             with self.transaction() as connection:
@@ -111,6 +128,18 @@ class Ledger:
         if problems:
             mend = f"give the study another name (`study:`), or move {self.path.parent} away"
             raise StudyChanged(f"{self.path.parent.name} (changed since its first run, so its results would not compare: {mend})", problems)
+
+    def _resteered(self, was: Frozen, now: dict[str, Any]) -> Frozen:
+        """The record with this run's way of running in it, which may change from run to run; what changed is an event."""
+        old, new = was.document.get("study", {}), now.get("study", {})
+        document = {**was.document, "study": {**{k: v for k, v in old.items() if k not in STEERING}, **steered(new)}}
+        changes = _differences(steered(old), steered(new))
+        if document != was.document:
+            with self.transaction() as connection:
+                connection.execute(update(tables.frozen).values(document=json.dumps(document)))
+            if changes:
+                self.event("steered", " ".join(changes))
+        return replace(was, document=document)
 
     def frozen(self) -> Frozen | None:
         """What the first run fixed; None before it."""
@@ -213,10 +242,11 @@ class Ledger:
         with self._reading() as connection:
             return [_attempt(row) for row in connection.execute(query)]
 
-    def start_attempt(self, signature: str, worker: str, number: int | None = None) -> int:
+    def start_attempt(self, signature: str, worker: str, number: int | None = None, *, gpus: float = 0.0) -> int:
         """Begin the next attempt, which from now on is the only one accepted.
 
         Args:
+            gpus: What the worker holds of GPUs, for the budget.
             number: Its number, above all earlier ones; none: the next. Studies that share a trial share its numbering.
         """
         with self.transaction() as connection:
@@ -224,6 +254,8 @@ class Ledger:
             number = highest + 1 if number is None else number
             values = {"signature": signature, "number": number, "worker": worker, "started": time.time(), "message": ""}
             connection.execute(insert(tables.attempts).values(values))
+            if gpus:
+                connection.execute(upsert(tables.devices).values(worker=worker, gpus=gpus).on_conflict_do_nothing())
             running = {"state": TrialState.RUNNING, "attempt": number}
             connection.execute(update(tables.trials).where(tables.trials.c.signature == signature).values(running))
         return number
@@ -252,7 +284,9 @@ class Ledger:
             return self.trial(signature)
 
     def _after_failure(self, signature: str, cause: Cause, attempts: int) -> TrialState:
-        causes = [attempt.cause for attempt in self.attempts(signature)]
+        with self._reading() as connection:
+            above = connection.scalar(select(tables.retries.c.above).where(tables.retries.c.signature == signature)) or 0
+        causes = [attempt.cause for attempt in self.attempts(signature) if attempt.number > above]
         tries = sum(cause not in (None, Cause.STOPPED, Cause.LOST) for cause in causes)
         over = not cause.retryable or tries >= attempts or causes.count(Cause.LOST) >= LOST_LIMIT
         return TrialState.FAILED if over else TrialState.QUEUED
@@ -268,7 +302,25 @@ class Ledger:
         with self.transaction() as connection:
             connection.execute(update(tables.trials).where(tables.trials.c.signature == signature).values(state=TrialState.QUEUED))
 
+    def retry(self, signature: str) -> bool:
+        """Give a trial that failed for good a fresh row of attempts; whether it had failed."""
+        with self.transaction() as connection:
+            if self.trial(signature).state is not TrialState.FAILED:
+                return False
+            highest = connection.scalar(select(func.max(tables.attempts.c.number)).where(tables.attempts.c.signature == signature)) or 0
+            row = upsert(tables.retries).values(signature=signature, above=highest)
+            connection.execute(row.on_conflict_do_update(index_elements=["signature"], set_={"above": highest}))
+            queued = {"state": TrialState.QUEUED, "cause": None, "message": ""}
+            connection.execute(update(tables.trials).where(tables.trials.c.signature == signature).values(queued))
+            return True
+
     # decisions, events, budget
+
+    def reopen(self, phases: Collection[str]) -> None:
+        """Take back the decisions of phases with their arms, which may become others; trials and attempts stay on record."""
+        with self.transaction() as connection:
+            for table in (tables.conclusions, tables.arms, tables.uses):
+                connection.execute(delete(table).where(table.c.phase.in_(list(phases))))
 
     def conclude(self, phase: str, conclusion: Mapping[str, object]) -> None:
         """Store a phase's decision, once: a later call changes nothing."""
@@ -309,7 +361,12 @@ class Ledger:
         with self._reading() as connection:
             started = frozenset(connection.scalars(select(tables.attempts.c.signature).distinct()))
             seconds = connection.scalar(select(func.sum(tables.sessions.c.seconds))) or 0.0
-        return Used(len(started), float(seconds), started)
+            gpu_seconds = 0.0
+            if connection.dialect.has_table(connection, "devices"):  # a ledger from before has none
+                held = tables.attempts.join(tables.devices, tables.attempts.c.worker == tables.devices.c.worker)
+                query = select(func.sum(tables.attempts.c.seconds * tables.devices.c.gpus)).select_from(held)
+                gpu_seconds = connection.scalar(query) or 0.0
+        return Used(len(started), float(seconds), started, float(gpu_seconds))
 
 
 def _differences(was: Mapping[str, object], now: Mapping[str, object]) -> list[str]:

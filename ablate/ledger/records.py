@@ -79,3 +79,5 @@ class Used:
     """Controller time."""
     started: frozenset[str]
     """Signatures behind `trials`."""
+    gpu_seconds: float = 0.0
+    """Time of all attempts that ended, whatever their end, times the GPUs of their worker."""

@@ -58,6 +58,18 @@ attempts = Table(
     Column("seconds", Float),
     PrimaryKeyConstraint("signature", "number"),
 )
+devices = Table(  # GPUs that a worker held; none: it has no row
+    "devices",
+    schema,
+    Column("worker", String, primary_key=True),
+    Column("gpus", Float, nullable=False),
+)
+retries = Table(  # a trial that a user let run again: attempts up to this number no longer speak against it
+    "retries",
+    schema,
+    Column("signature", String, primary_key=True),
+    Column("above", Integer, nullable=False),
+)
 conclusions = Table(
     "conclusions",
     schema,

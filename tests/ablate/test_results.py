@@ -138,7 +138,10 @@ def test_the_document_has_the_promised_shape(finished: Results) -> None:
             promised = {"name", "levels", "carried", "replicates", "effect", "total_effect", "metrics", "collapse", "verdict", "reason"}
             assert promised <= arm.keys()
             assert {"mean", "low", "high"} <= arm["effect"].keys()
-    assert document["budget"] == {"trials_used": 24, "trials_at_most": 60, "hours_used": 0.0, "hours_at_most": 1.0}
+    assert document["budget"] == {"trials_used": 24, "trials_at_most": 60, "hours_used": 0.0, "hours_at_most": 1.0} | {
+        "gpu_hours_used": 0.0,
+        "gpu_hours_at_most": None,
+    }
     assert document["failed_trials"] == []
 
 

@@ -41,6 +41,8 @@ class Stage:
     timeout_min: float | None = None
     stall_min: float | None = None
     memory_per_trial_gib: float | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+    """Other keys of the study."""
     name: str = "toy"
     timing: Timing = TIMING
     events: list[QueueEvent] = field(default_factory=list)
@@ -64,7 +66,7 @@ class Stage:
             attempts=self.attempts,
             timeout_min=self.timeout_min,
             stall_min=self.stall_min,
-            memory_per_trial_gib=self.memory_per_trial_gib,
+            **({"memory_per_trial_gib": self.memory_per_trial_gib} | self.more),
         )
 
     def spec(self, seed: int, steps: int = 5, **config: Any) -> TrialSpec:

@@ -1,7 +1,9 @@
 """A trainer without torch: a sum that depends on every step, checkpoints, and faults on demand.
 
-Config: `steps`, `seed`, `step_s`, `checkpoint_every`, `counts` (folder in which each start leaves a file), `fault`.
-A fault that names a file (`once`) strikes only while that file is absent, and creates it.
+Config: `steps`, `seed`, `step_s`, `checkpoint_every`, `counts` (folder in which each start leaves a file), `fault`,
+`environment` (a variable whose value it leaves in `environment.json`).
+A fault that names a file (`once`) strikes only while that file is absent, and creates it; one with `while` strikes as long as
+that file is there, one with `seed` in that replicate alone.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ def train(config: Mapping[str, Any], run: Any) -> dict[str, float]:
     if "counts" in config:
         (Path(config["counts"]) / f"{config['seed']}-from-{start}-{time.monotonic_ns()}").touch()
     (run.directory / ".start").write_text(str(start))  # hidden: never carried over to a later attempt
+    if "environment" in config:
+        (run.directory / "environment.json").write_text(json.dumps(os.environ.get(config["environment"])))
     print(f"training from {start}", flush=True)
     for step in range(start, config["steps"]):
         strike(config, step)
@@ -43,7 +47,9 @@ def train(config: Mapping[str, Any], run: Any) -> dict[str, float]:
 
 def strike(config: Mapping[str, Any], step: int) -> None:
     fault = config.get("fault")
-    if fault is None or step != fault["step"]:
+    if fault is None or step != fault["step"] or config["seed"] != fault.get("seed", config["seed"]):
+        return
+    if "while" in fault and not Path(fault["while"]).exists():
         return
     if "once" in fault:
         if Path(fault["once"]).exists():

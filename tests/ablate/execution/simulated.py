@@ -29,8 +29,8 @@ from ablate.errors import AblateError, Interrupted
 from ablate.execution.attempt import carry_over
 from ablate.execution.base import Identity, Order, QueueEvent, Timing, WorkerFiles, WorkerSettings
 from ablate.execution.fleet import Fleet
-from ablate.execution.lock import request
 from ablate.execution.pool import Queue
+from ablate.execution.requests import request
 from ablate.execution.worker import Worker
 from ablate.ledger import Ledger
 from ablate.study import Objective, Phase, Study, Trainer
