@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from ablate.execution.base import Identity
-from ablate.execution.lock import holder
+from ablate.execution.lock import holder, last_holder
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Detached:
         return process.pid
 
     def starting(self) -> bool:
-        """Whether it was started, lives, and does not hold the study yet."""
-        return self._process() is not None and holder(self.directory.parent, self.directory.name) is None
+        """Whether it was started, lives, and did not hold the study yet; after it has, its report may still be on the way."""
+        return self._before_it_began() is not None
 
     def end_before_it_began(self) -> bool:
         """End it while it only reads and checks; whether there was one."""
-        process = self._process()
-        if process is None or holder(self.directory.parent, self.directory.name) is not None:
+        process = self._before_it_began()
+        if process is None:
             return False
         try:
             os.kill(process.pid, signal.SIGTERM)
@@ -65,6 +65,9 @@ class Detached:
             return False
         return True
 
-    def _process(self) -> psutil.Process | None:
+    def _before_it_began(self) -> psutil.Process | None:
         identity = Identity.read(self.identity)
-        return identity.process() if identity is not None and identity.here else None
+        process = identity.process() if identity is not None and identity.here else None
+        if process is None or holder(self.directory.parent, self.directory.name) is not None:
+            return None
+        return None if last_holder(self.directory)["pid"] == process.pid else process

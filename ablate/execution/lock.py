@@ -89,6 +89,11 @@ def _path(directory: Path) -> Path:
     return directory / "controller.lock"
 
 
+def last_holder(directory: Path) -> Holder:
+    """Who runs a study's folder now, or did last; process 0 where nobody ever did."""
+    return _read(directory)
+
+
 def _read(directory: Path) -> Holder:
     try:
         values = json.loads(_path(directory).read_text())
