@@ -5,6 +5,7 @@ Nothing of it counts: it runs in a folder that is deleted, and no ledger hears o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablate.errors import StudyError, TrainerError
-from ablate.execution.attempt import run_attempt
+from ablate.execution.attempt import run_attempt, trainer
 from ablate.execution.base import Order, thread_environment
 from ablate.execution.evidence import latest_metrics
 from ablate.offers import Offers
 from ablate.plan import trials
 from ablate.study import BASELINE, Arm, Study
-from ablate.trial import Cause, TrialFiles, flatten, read_outcome, write_atomic
+from ablate.trial import Cause, TrialFiles, TrialSpec, flatten, read_outcome, write_atomic
 
 PILOT_S = 10.0
 """From the first report on."""
@@ -53,7 +54,7 @@ class Pilot:
     trial_s: float
     steps_run: int
     start_s: float
-    """Until the first report, imports and data included; a worker imports once for many trials."""
+    """Until the first report, with the reading of data, without the import of the trainer: a worker imports once for many trials."""
     step_s: float | None
     """None: the trial was so short that it ended."""
     setting: str | None
@@ -139,6 +140,10 @@ def main(folder: str, signature: str, seconds: float) -> None:
     """The process of the pilot: train until there is enough to extrapolate from."""
     sys.path.insert(0, os.getcwd())
     files = TrialFiles(Path(folder), signature).attempt(1)
+    spec = TrialSpec.from_json(TrialFiles(Path(folder), signature).spec.read_text())
+    if spec.command is None:
+        with contextlib.suppress(Exception):  # the attempt meets the same error and names it
+            trainer(spec.trainer)  # a worker imports once for many trials
     began, samples, known = time.monotonic(), list[tuple[float, int]](), 0
 
     def asked() -> Cause | None:
