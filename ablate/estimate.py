@@ -15,8 +15,8 @@ from ablate.execution.slots import Slots
 from ablate.ledger import Ledger, Used
 from ablate.offers import Offers
 from ablate.plan import Plan
-from ablate.study import Study
-from ablate.trial import TrialFiles, TrialState
+from ablate.study import Study, Trainer
+from ablate.trial import TrialFiles, TrialState, write_atomic
 
 ENOUGH = 5
 """Trials of this study from which their own spread says how uncertain a time is."""
@@ -54,6 +54,7 @@ def trial_time(study: Study, offers: Offers, root: Path, pilot_s: float | None =
             low, high = times[len(times) // 10], times[-1 - len(times) // 10]
             return TrialTime(middle, low, high, f"median of {count}")
         return _within(middle, FACTOR_FEW, f"median of {count}")
+    pilot_s = pilot_s or kept_pilot(study, offers, root)
     if pilot_s is not None:
         return _within(pilot_s, FACTOR_PILOT, "a pilot of the baseline, extrapolated")
     for name in _others(study, offers, root):
@@ -64,6 +65,27 @@ def trial_time(study: Study, offers: Offers, root: Path, pilot_s: float | None =
     if stated is not None:
         return _within(stated, FACTOR_STATED, "stated by the trainer, not measured here")
     return TrialTime(None, None, None, "unknown: run `ablate plan STUDY --pilot`")
+
+
+def keep_pilot(study: Study, offers: Offers, root: Path, trial_s: float) -> None:
+    """Remember what a pilot measured, for as long as code and baseline stay as they are."""
+    path = root / study.study / "pilot.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps({**_of_pilot(study, offers), "trial_s": trial_s}))
+
+
+def kept_pilot(study: Study, offers: Offers, root: Path) -> float | None:
+    """Seconds of a trial by an earlier pilot of the same code and baseline."""
+    try:
+        kept = json.loads((root / study.study / "pilot.json").read_text())
+        return float(kept["trial_s"]) if {**kept, **_of_pilot(study, offers)} == kept else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _of_pilot(study: Study, offers: Offers) -> dict[str, object]:
+    threads = study.threads_per_worker
+    return {"code_version": offers.code_version(), "baseline": offers.identity(study.baseline), "threads_per_worker": threads}
 
 
 def _within(seconds: float, factor: float, source: str) -> TrialTime:
@@ -116,7 +138,7 @@ def _others(study: Study, offers: Offers, root: Path) -> list[str]:
             continue
         if frozen is None or frozen.code_version != offers.code_version():
             continue
-        if frozen.document["study"].get("trainer", {}).get("callable") == study.trainer.callable:
+        if Trainer.model_validate(frozen.document["study"]["trainer"]).name == study.trainer.name:
             found.append(path.parent.name)
     return found
 

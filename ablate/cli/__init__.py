@@ -82,13 +82,20 @@ def plan(
     study: StudyFile,
     overrides: Overrides = None,
     as_json: AsJson = False,
+    with_pilot: Annotated[bool, typer.Option("--pilot", help="Time some steps of the baseline now (seconds; the time is kept).")] = False,
+    pilot_steps: Annotated[
+        str | None, typer.Option("--pilot-steps", help="The setting that says how many steps a trial has; none: found by its name.")
+    ] = None,
     look: Annotated[bool, typer.Option("--preflight", help="Look at the data and the crops of every arm now (seconds; kept).")] = False,
     runs: Root = Path("runs"),
 ) -> None:
     """What would run, what it would cost, and what speaks against it; starts nothing."""
+    from dataclasses import asdict
+
     from ablate import preflight
     from ablate.cli.tables import print_plan
-    from ablate.estimate import estimate
+    from ablate.estimate import estimate, keep_pilot
+    from ablate.execution.pilot import pilot
     from ablate.loading import load
     from ablate.offers import Offers
     from ablate.plan import plan as plan_study
@@ -96,7 +103,11 @@ def plan(
     loaded = load(Path(study), overrides or [])
     offers = Offers(loaded.trainer)
     planned = plan_study(loaded, offers)
+    timed = pilot(loaded, offers, setting=pilot_steps) if with_pilot else None
+    if timed is not None:
+        keep_pilot(loaded, offers, runs, timed.trial_s)
     document = planned.document() | {"estimate": estimate(loaded, offers, planned, runs).document()}
+    document["pilot"] = None if timed is None else {**asdict(timed), "said": timed.said}
     if look:
         arms = preflight.asked(loaded)
         found = offers.preflight([offers.config(levels, 0) for _, levels in arms], runs)

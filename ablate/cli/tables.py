@@ -117,6 +117,8 @@ def print_plan(document: Mapping[str, Any], file: str) -> None:
     console.print(f"at most {document['trials_at_most']} trials", markup=False)
     if document["cost"].get("arithmetic"):
         console.print(document["cost"]["arithmetic"], markup=False, highlight=False)
+    if document["pilot"] is not None:
+        console.print(document["pilot"]["said"], markup=False, highlight=False)
     _print_estimate(console, document["estimate"])
     if document["preflight"] is None:
         console.print(f"Not looked at yet, what speaks against its arms: ablate plan {file} --preflight", markup=False, highlight=False)

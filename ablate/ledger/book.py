@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Update, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ablate.errors import LedgerError, StudyChanged
@@ -245,11 +245,17 @@ class Ledger:
     def start_attempt(self, signature: str, worker: str, number: int | None = None, *, gpus: float = 0.0) -> int:
         """Begin the next attempt, which from now on is the only one accepted.
 
+        Raises:
+            LedgerError: The trial does not wait: it runs, is done, or failed for good.
+
         Args:
             gpus: What the worker holds of GPUs, for the budget.
             number: Its number, above all earlier ones; none: the next. Studies that share a trial share its numbering.
         """
         with self.transaction() as connection:
+            state = self.trial(signature).state
+            if state is not TrialState.QUEUED:
+                raise LedgerError(f"{self.path}: expected a trial that waits but {signature} is {state}. Run the same command again.")
             highest = connection.scalar(select(func.max(tables.attempts.c.number)).where(tables.attempts.c.signature == signature)) or 0
             number = highest + 1 if number is None else number
             values = {"signature": signature, "number": number, "worker": worker, "started": time.time(), "message": ""}
@@ -292,15 +298,15 @@ class Ledger:
         return TrialState.FAILED if over else TrialState.QUEUED
 
     def reuse(self, signature: str, attempt: int, seconds: float) -> None:
-        """A result found under `runs/` makes the trial done, without an attempt of this study."""
+        """A result found under `runs/` makes a trial that waits done, without an attempt of this study."""
         values = {"state": TrialState.DONE, "attempt": attempt, "cause": None, "message": "", "seconds": seconds}
         with self.transaction() as connection:
-            connection.execute(update(tables.trials).where(tables.trials.c.signature == signature).values(values))
+            connection.execute(_in_state(signature, TrialState.QUEUED).values(values))
 
     def requeue(self, signature: str) -> None:
-        """Let a trial run again: its result is no longer under `runs/`."""
+        """Let a trial that is done run again: its result is no longer under `runs/`."""
         with self.transaction() as connection:
-            connection.execute(update(tables.trials).where(tables.trials.c.signature == signature).values(state=TrialState.QUEUED))
+            connection.execute(_in_state(signature, TrialState.DONE).values(state=TrialState.QUEUED))
 
     def retry(self, signature: str) -> bool:
         """Give a trial that failed for good a fresh row of attempts; whether it had failed."""
@@ -381,6 +387,10 @@ def _differences(was: Mapping[str, object], now: Mapping[str, object]) -> list[s
 
 def _shown(value: object, absent: object) -> str:
     return "absent" if value is absent else json.dumps(value)
+
+
+def _in_state(signature: str, state: TrialState) -> Update:
+    return update(tables.trials).where(tables.trials.c.signature == signature, tables.trials.c.state == state)
 
 
 def _records() -> Any:
