@@ -220,6 +220,22 @@ class Phase(_Strict):
     replicates: Replicates | None = None
 
 
+class Slurm(_Strict):
+    """What each worker asks of Slurm."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time_min: int = Field(240, ge=2)
+    """Time limit of a worker's job; a trial that is not done by then goes on in the next one."""
+    gpus_per_worker: int = Field(0, ge=0)
+    mem_gib: float | None = Field(None, gt=0)
+    max_workers: int | None = Field(None, ge=1, le=1024)
+    """Jobs at a time; none: `workers`."""
+    additional: dict[str, str | int | bool] = {}
+    """Any other option of sbatch, by its long name."""
+
+
 class Study(_Strict):
     """One question, with its phases, arms and rule of decision."""
 
@@ -233,7 +249,9 @@ class Study(_Strict):
     replicates: Replicates = Replicates()
     budget: Budget = Budget()
     alpha: float = Field(0.05, gt=0, lt=0.5)
-    executor: Literal["local", "inline"] = "local"
+    executor: Literal["local", "slurm", "inline"] = "local"
+    slurm: Slurm = Slurm()
+    """With `executor: slurm`."""
     workers: int = Field(2, ge=1, le=1024)
     threads_per_worker: int = Field(1, ge=1, le=1024)
     gpus: list[int] | None = None

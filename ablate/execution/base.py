@@ -230,6 +230,9 @@ class Executor(Protocol):
     def close(self) -> None:
         """Let go of what starting workers took; the workers end by themselves."""
 
+    def pending(self, worker: WorkerFiles) -> str | None:
+        """Why a worker that did not report yet waits for its turn, through nobody's fault; None: it has had it, or is unknown."""
+
     def failure(self, worker: WorkerFiles) -> str | None:
         """Why a worker that never reported will not; None while it may."""
 

@@ -36,6 +36,8 @@ class Member:
     """The GPU that was given to it."""
     gpus: float = 0.0
     """How many it holds, for the budget."""
+    waits: str | None = None
+    """Why it has not had its turn yet."""
 
     @property
     def leaving(self) -> bool:
@@ -74,9 +76,13 @@ class Fleet:
             The orders that the live ones hold.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.executor.poll()
         for directory in sorted(entry for entry in self.directory.iterdir() if entry.is_dir()):
             files = WorkerFiles(directory)
-            if not files.identity.exists():
+            if not files.identity.exists() and self.executor.pending(files) is not None:
+                self.members.append(Member(files, self.clock.now_s(), gpus=self.slots.gpus_each))
+                self.on_event(QueueEvent("worker", worker=files.id, text="adopted, still waiting"))
+            elif not files.identity.exists():
                 self._turn_away(files)
             elif self.executor.alive(files):
                 orders = [order for order in map(Order.read, [files.current, *files.orders()]) if order is not None]
@@ -142,6 +148,13 @@ class Fleet:
         return dead
 
     def _unborn(self, member: Member) -> str | None:
+        waits = self.executor.pending(member.files)
+        if waits is not None:
+            member.since = self.clock.now_s()
+            if waits != member.waits:
+                self.on_event(QueueEvent("worker", worker=member.files.id, text=f"pending ({waits})"))
+            member.waits = waits
+            return None
         failure = self.executor.failure(member.files)
         if failure is None and self.clock.now_s() - member.since > self.timing.birth_s:
             failure = f"it did not report within {self.timing.birth_s:g} s. Log: {member.files.log}"

@@ -48,6 +48,10 @@ class Inline:
     def close(self) -> None:
         """Nothing was taken."""
 
+    def pending(self, worker: WorkerFiles) -> str | None:
+        """Nobody waits for a process of this machine."""
+        return None
+
     def failure(self, worker: WorkerFiles) -> str | None:
         """Nothing to fail."""
         return None

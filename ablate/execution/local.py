@@ -42,6 +42,10 @@ class Local:
         for launcher in self._launchers.values():
             launcher.poll()
 
+    def pending(self, worker: WorkerFiles) -> str | None:
+        """Nobody waits for a process of this machine."""
+        return None
+
     def failure(self, worker: WorkerFiles) -> str | None:
         """Why a worker will not report: its launcher failed."""
         launcher = self._launchers.get(worker.id)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from ablate.errors import Interrupted, LedgerError, Reopened
-from ablate.execution import evidence, requests
+from ablate.execution import evidence, requests, slurm
 from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerSettings
 from ablate.execution.clock import SYSTEM, Clock
 from ablate.execution.fleet import Fleet, Member
@@ -105,7 +105,7 @@ class Queue:
             self.timing.idle_s,
             [os.getcwd(), *(entry for entry in sys.path if entry)],
             # Submitit sets it, to nothing where no GPU was asked of it.
-            {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")},
+            {} if study.executor == "slurm" else {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")},
         )
         self._fleet = Fleet(directory / "workers", self._executor, self.timing, settings, self._emit, clock, self._slots)
         self._handlers: dict[signal.Signals, signal._HANDLER] = {}
@@ -117,6 +117,9 @@ class Queue:
         silence_s = 4 * self.timing.lease_s
         if self.study.executor == "inline":
             return Inline(self.study.threads_per_worker, silence_s, self._why_stop, self._starting_inline)
+        if self.study.executor == "slurm":
+            slurm.check(self.study)
+            return slurm.Slurm(self.study, silence_s)
         return Local(self.study.threads_per_worker, silence_s)
 
     def __enter__(self) -> Queue:
@@ -138,6 +141,8 @@ class Queue:
 
     def _fit_workers(self) -> None:
         """No more workers than there is memory for; those that run already have theirs."""
+        if self.study.executor == "slurm":
+            return  # each job has its own memory
         present = len(self._fleet.members)
         more, said = fitting(max(0, self._workers - present), self.study.memory_per_trial_gib)
         if said:

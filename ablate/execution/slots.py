@@ -37,7 +37,7 @@ class Slots:
             StudyError: The study names GPUs that this machine does not show.
         """
         if study.executor != "local" or study.gpus == []:
-            return Slots()
+            return Slots(gpus_each=float(study.slurm.gpus_per_worker) if study.executor == "slurm" else 0.0)
         seen = visible_gpus()
         if study.gpus is None:
             devices = tuple(seen or ())
@@ -58,6 +58,8 @@ class Slots:
         """How many workers: no more than there are slots; one a slot where the study does not say."""
         if study.executor == "inline":
             return 1
+        if study.executor == "slurm":
+            return study.slurm.max_workers or study.workers
         if not self.devices:
             return study.workers
         places = len(self.devices) * self.per_gpu

@@ -109,6 +109,8 @@ def output_to(files: AttemptFiles) -> Iterator[None]:
 def worker_main(directory: str) -> None:
     """What a started process does: report who it is, then work. Submitit calls it, so it is found by name."""
     files = WorkerFiles(Path(directory))
+    if files.identity.exists():
+        return  # a scheduler started the job again: its trial went on elsewhere
     settings = WorkerSettings.read(files)
     worker = Worker(files, settings)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the controller's to answer

@@ -342,6 +342,9 @@ class World:
     def close(self) -> None:
         pass
 
+    def pending(self, worker: WorkerFiles) -> str | None:
+        return None
+
     def failure(self, worker: WorkerFiles) -> str | None:
         return self._lost.get(worker.id)
 

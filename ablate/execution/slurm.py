@@ -1,0 +1,241 @@
+"""Workers as jobs of Slurm, submitted by submitit.
+
+A job is known by its name, `ablate-STUDY-WORKER`, so that one that was submitted by a controller that died before it could note the
+number is found again. Slurm is asked for all jobs at once and seldom; where it does not answer, the workers' own heartbeats tell.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.errors import StudyError
+from ablate.execution.base import Identity, WorkerFiles, thread_environment
+from ablate.execution.clock import SYSTEM, Clock
+from ablate.execution.lease import Liveness
+from ablate.study import Slurm as Settings
+from ablate.study import Study, nearest
+from ablate.trial import write_atomic
+
+ASK_S = 5.0
+"""Between two questions to Slurm."""
+
+WARN_S = 90
+"""Slurm tells a worker so long before its end: its trial saves a checkpoint."""
+
+WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as Slurm has it."""
+
+    number: str
+    state: str
+    reason: str
+
+
+class Slurm:
+    """One job a worker; a requeued job finds that its worker was there before, and leaves."""
+
+    def __init__(self, study: Study, silence_s: float, clock: Clock = SYSTEM) -> None:
+        self._study, self._clock = study, clock
+        self._environment = {**os.environ, **thread_environment(study.threads_per_worker)}
+        self._liveness = Liveness(silence_s, clock)
+        self._launchers: dict[str, subprocess.Popen[bytes]] = {}
+        self._jobs: dict[str, Job] | None = None
+        self._seen: set[str] = set()
+        self._asked = -ASK_S
+        self.warned = False
+        """Slurm did not answer the last time it was asked."""
+
+    def name(self, worker: WorkerFiles) -> str:
+        """Of a worker's job."""
+        return f"ablate-{self._study.study}-{worker.id}"
+
+    def submit(self, workers: Sequence[WorkerFiles]) -> None:
+        """Submit a job for each directory, from a process of its own that a Ctrl-C does not reach."""
+        request = workers[0].directory / "slurm.json"
+        given = {"parameters": parameters(self._study), "names": [self.name(worker) for worker in workers]}
+        write_atomic(request, json.dumps(given), durable=False)
+        directories = [str(worker.directory.resolve()) for worker in workers]
+        command = [sys.executable, "-m", "ablate.execution.launch", "--slurm", str(request.resolve()), *directories]
+        with workers[0].log.open("ab") as log:
+            launcher = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment, start_new_session=True
+            )
+        self._launchers |= {worker.id: launcher for worker in workers}
+
+    def poll(self) -> None:
+        """Ask Slurm for this study's jobs, now and then."""
+        for launcher in self._launchers.values():
+            launcher.poll()
+        if self._clock.now_s() - self._asked >= ASK_S:
+            self._asked = self._clock.now_s()
+            self._jobs = jobs_of(f"ablate-{self._study.study}-")
+            self.warned = self._jobs is None
+            self._seen |= (self._jobs or {}).keys()
+
+    def close(self) -> None:
+        """Collect the launchers; jobs that wait in the queue without a worker are taken back."""
+        for launcher in self._launchers.values():
+            try:
+                launcher.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                launcher.kill()
+                launcher.wait()
+        waiting = [job.number for job in (jobs_of(f"ablate-{self._study.study}-") or {}).values() if job.state in WAITING]
+        if waiting:
+            answered(["scancel", *waiting])
+
+    def pending(self, worker: WorkerFiles) -> str | None:
+        """Why Slurm did not start the job of this worker yet; None: it did, or has no such job."""
+        job = (self._jobs or {}).get(self.name(worker))
+        if job is not None:
+            return job.reason or job.state if job.state in WAITING else None
+        launcher = self._launchers.get(worker.id)
+        return "it is being submitted" if launcher is not None and launcher.poll() is None else None
+
+    def failure(self, worker: WorkerFiles) -> str | None:
+        """Why a worker will not report: it could not be submitted, or its job ended before it came to it."""
+        launcher = self._launchers.get(worker.id)
+        if launcher is not None and launcher.poll() not in (None, 0):
+            log = f"{worker.directory.parent}/*/log.txt"
+            return f"submitting it to Slurm ended with {launcher.returncode}: {_last_line(worker)} Log: {log}"
+        if self._over(worker):
+            return f"its job ended before it came to it. Log: {worker.directory}/submitit"
+        return None
+
+    def alive(self, worker: WorkerFiles) -> bool:
+        """Whether the process that reported still runs: by its heartbeat, unless Slurm knows that its job is over."""
+        return not self._over(worker) and self._liveness.alive(worker)
+
+    def _over(self, worker: WorkerFiles) -> bool:
+        """Slurm had its job, and has it no more."""
+        name = self.name(worker)
+        known = name in self._seen or (worker.directory / "job.json").exists()
+        return known and self._jobs is not None and name not in self._jobs
+
+    def cancel(self, worker: WorkerFiles) -> None:
+        """End the worker's job now."""
+        job = (jobs_of(self.name(worker)) or {}).get(self.name(worker))
+        if job is not None:
+            answered(["scancel", job.number])
+        identity = Identity.read(worker.identity)
+        if identity is not None:
+            identity.kill()
+
+
+def parameters(study: Study) -> dict[str, Any]:
+    """What submitit is asked for, for one worker."""
+    slurm = study.slurm
+    asked: dict[str, Any] = {
+        "time": slurm.time_min,
+        "cpus_per_task": study.threads_per_worker,
+        "signal_delay_s": WARN_S,
+        "stderr_to_stdout": True,
+        "additional_parameters": {"no_requeue": True, **slurm.additional},
+    }
+    optional = {
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "gpus_per_node": slurm.gpus_per_worker or None,
+        "mem": None if slurm.mem_gib is None else f"{round(slurm.mem_gib * 1024)}M",
+    }
+    return asked | {key: value for key, value in optional.items() if value is not None}
+
+
+def check(study: Study) -> None:
+    """Hold the settings against this cluster before anything is submitted.
+
+    Raises:
+        StudyError: Every problem, each with its mend.
+    """
+    missing = [name for name in ("sbatch", "squeue", "scancel") if shutil.which(name) is None]
+    if missing:
+        expected = f"executor: expected Slurm's commands but {', '.join(missing)} are not on this machine"
+        raise StudyError(study.study, [f"{expected}. Run it where jobs are submitted from, or set executor=local."])
+    problems = []
+    told = answered(["sinfo", "-h", "-o", "%R"])
+    partitions = sorted(set((told or "").split()))
+    if study.slurm.partition is not None and told is not None and study.slurm.partition not in partitions:
+        hint = nearest(study.slurm.partition, partitions)
+        problems.append(f"slurm.partition: expected one of {', '.join(partitions)} but got {study.slurm.partition}.{hint}")
+    if not problems:
+        done = subprocess.run(
+            ["sbatch", "--test-only", *options(study), "--wrap", "true"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+        if done.returncode:
+            said = " ".join(done.stderr.split())
+            problems.append(f"slurm: expected settings that this cluster takes but sbatch says: {said}. Change them under `slurm:`.")
+    if problems:
+        raise StudyError(study.study, problems)
+
+
+def options(study: Study) -> list[str]:
+    """The same settings as sbatch's own words."""
+    slurm = study.slurm
+    named = {
+        "time": slurm.time_min,
+        "cpus-per-task": study.threads_per_worker,
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "gpus-per-node": slurm.gpus_per_worker or None,
+        "mem": None if slurm.mem_gib is None else f"{round(slurm.mem_gib * 1024)}M",
+        **{key.replace("_", "-"): value for key, value in slurm.additional.items()},
+    }
+    return [f"--{key}" if value is True else f"--{key}={value}" for key, value in named.items() if value is not None and value is not False]
+
+
+def jobs_of(prefix: str) -> dict[str, Job] | None:
+    """This user's jobs that wait or run, by name, of those whose names begin so; None where Slurm does not answer."""
+    told = answered(["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%r|%j"])
+    if told is None:
+        return None
+    found = {}
+    for line in told.splitlines():
+        number, state, reason, name = line.split("|", 3)
+        if name.startswith(prefix) and state != "COMPLETING":
+            found[name] = Job(number, state, "" if reason == "None" else reason)
+    return found
+
+
+def answered(command: Sequence[str]) -> str | None:
+    """What one of Slurm's commands prints; None where it fails or does not answer in time."""
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _last_line(worker: WorkerFiles) -> str:
+    try:
+        lines = worker.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1].strip() if lines else ""
+
+
+def settings_of(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """What `submit` wrote for the launcher: parameters, and a name for each job."""
+    given = json.loads(path.read_text())
+    return given["parameters"], given["names"]
+
+
+__all__ = ["Job", "Settings", "Slurm", "check", "jobs_of", "options", "parameters", "settings_of"]
