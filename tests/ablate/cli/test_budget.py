@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from toyplace import Toyplace
 
 
@@ -21,6 +22,7 @@ def test_a_run_beyond_the_budget_is_refused_without_yes_and_goes_on_with_more(pl
     assert place.json("plan", "toy.yaml")["estimate"]["trials_to_come_at_most"] == 0
 
 
+@pytest.mark.slow
 def test_a_pilot_is_printed_and_used(place: Toyplace) -> None:
     place.write(step_s=0.01)
     printed = place.ablate("plan", "toy.yaml", "--pilot")

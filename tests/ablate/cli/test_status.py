@@ -83,3 +83,9 @@ def test_a_study_in_the_background_is_starting_before_it_holds_anything(tmp_path
     Identity.own().write(background.identity)
     found = status_of(tmp_path, "toy")
     assert (found.state, found.trials.done, found.phases) == ("starting", 0, [])
+    stage = Stage(tmp_path, executor="inline")
+    with stage.queue() as queue:
+        assert status_of(tmp_path, "toy").state == "running"
+        queue.ledger.event("done", "")
+    assert status_of(tmp_path, "toy").state == "done", "it still writes its report, but it is not starting"
+    assert not background.end_before_it_began()

@@ -43,6 +43,7 @@ def test_a_study_in_the_background_is_watched_from_another_shell_to_its_end(plac
     until(lambda: "winner of most" in (place.runs / "toy/controller.log").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_errors_of_the_study_come_at_once_and_later_ones_stand_in_the_log(place: Toyplace) -> None:
     place.write(more="replicate: 3")
     assert "Did you mean replicates?" in place.ablate("run", "toy.yaml", "--detach", code=2)
