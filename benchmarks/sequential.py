@@ -77,7 +77,7 @@ def planted(effect: float, looks: Looks, studies: int, arms: int = 8, good: int 
 def main(studies: int) -> None:
     """Print the tables."""
     error = np.sqrt(ALPHA * (1 - ALPHA) / studies)
-    print(f"{studies} studies of 8 arms without benefit, alpha {ALPHA}; allowed {ALPHA + 2 * error:.4f}. Any false adoption / any interval missed")
+    print(f"{studies} studies of 8 arms without benefit, alpha {ALPHA}; allowed {ALPHA + 2 * error:.4f}. False adoption / missed interval")
     windows = [Looks(3, 3), Looks(3, 5), Looks(4, 6), Looks(3, 8), Looks(8, 8)]
     print("| values | " + " | ".join(f"{w.start} to {w.at_most}" for w in windows) + " |\n|" + " --- |" * (len(windows) + 1))
     for name, draw in EXCHANGEABLE.items():
@@ -94,8 +94,12 @@ def main(studies: int) -> None:
         "arms minus exponential, baseline constant": lambda n: 1 - noise.exponential(1, (studies, 8, n)),
         "arms minus log-normal, baseline constant": lambda n: np.exp(0.5) - noise.lognormal(0, 1, (studies, 8, n)),
         "noise of an arm 5 x the baseline's": lambda n: 5 * noise.standard_normal((studies, 8, n)) - noise.standard_normal((studies, 1, n)),
-        "noise 1 to 8 x by arm": lambda n: np.arange(1.0, 9)[:, None] * noise.standard_normal((studies, 8, n)) - noise.standard_normal((studies, 1, n)),
-        "noise differs by replicate (1 or 10 x)": lambda n: noise.choice([1.0, 10.0], (studies, 1, n)) * noise.standard_normal((studies, 8, n)),
+        "noise 1 to 8 x by arm": lambda n: (
+            np.arange(1.0, 9)[:, None] * noise.standard_normal((studies, 8, n)) - noise.standard_normal((studies, 1, n))
+        ),
+        "noise differs by replicate (1 or 10 x)": lambda n: (
+            noise.choice([1.0, 10.0], (studies, 1, n)) * noise.standard_normal((studies, 8, n))
+        ),
     }
     for name, values_of in odd.items():
         print(f"| {name} | " + " | ".join("{:.4f} / {:.4f}".format(*null(values_of(w.at_most), w)) for w in windows) + " |", flush=True)
@@ -104,7 +108,10 @@ def main(studies: int) -> None:
     for w in (Looks(3, 8), Looks(4, 8), Looks(4, 6)):
         for effect in (1.5, 2.5, 4.0, 8.0):
             power, runs, fixed, all_ = planted(effect, w, max(1000, studies // 10))
-            print(f"| {w.start} to {w.at_most} | {effect} | {power:.2f} | {runs:.1f} | {fixed:.2f} | {all_:.0f} | {runs / all_:.2f} |", flush=True)
+            print(
+                f"| {w.start} to {w.at_most} | {effect} | {power:.2f} | {runs:.1f} | {fixed:.2f} | {all_:.0f} | {runs / all_:.2f} |",
+                flush=True,
+            )
 
 
 def growth(studies: int) -> None:

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from ablate.stats.effects import LEAST_PAIRS
 
 GROWTH = 3.0
-"""How fast the weight of a look grows with its pairs. Of 0 to 4, 3 gave the most power at the fewest runs (benchmarks/README.md)."""
+"""How fast the weight of a look grows with its pairs. 0 stops a little earlier and loses power (.43 against .58 for an effect of 1.5
+standard deviations, 8 arms, looks 3 to 8); more than 3 costs runs and gains little (`python benchmarks/sequential.py growth`)."""
 
 _LEAST, _MOST, _STEPS = 1e-8, 1.0, 25
 _RADII, _NODES = 161, 24
@@ -30,8 +31,8 @@ class Looks:
     with R_n = sum / sqrt(sum of squares) of n differences, R_(n+1) = R_n cos(u) + sin(u), with u independent of R_n and of density in
     proportion to cos(u)^(n - 1). It is integrated backwards over R, without simulation.
 
-    Source: Jennison & Turnbull 1991, Biometrika 78, 133-141 (exact sequential t-tests); Liu & Anderson 2008, JASA 103, 1621-1630 (sequential
-    p). Departs: weights on p in place of a spending function, so that the family of boundaries is nested by construction.
+    Source: Jennison & Turnbull 1991, Biometrika 78, 133-141 (exact sequential t-tests); Liu & Anderson 2008, JASA 103, 1621-1630
+    (sequential p). Departs: weights on p in place of a spending function, so that the family of boundaries is nested by construction.
     """
 
     start: int
@@ -63,7 +64,7 @@ class Looks:
 
     def nominal(self, level: Float[np.ndarray, "..."] | float) -> Float[np.ndarray, "... looks"]:
         """One-sided p at or below which each look rejects, so that all looks together err with this chance at most."""
-        knots, _, inverse = _table(self.start, self.at_most)
+        _, _, inverse = _table(self.start, self.at_most)
         inside = np.clip(np.asarray(level, dtype=float), *inverse[1])
         scale = np.exp(inverse[0](np.log(inside))) * np.minimum(1.0, np.asarray(level) / inside)
         return np.asarray(scale[..., None] * self.weights)
@@ -136,7 +137,9 @@ def _crossing_next(
     return np.asarray(found)
 
 
-def _interpolated(at: Float[np.ndarray, " n"], values: Float[np.ndarray, " n"]) -> Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]:
+def _interpolated(
+    at: Float[np.ndarray, " n"], values: Float[np.ndarray, " n"]
+) -> Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]:
     return lambda where: np.asarray(np.interp(where, at, values))
 
 

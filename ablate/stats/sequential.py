@@ -73,8 +73,8 @@ def repeated(
 ) -> Repeated:
     """Group-sequential Holm, and intervals that contain all true benefits at all looks with probability 1 - alpha or more.
 
-    The sequential p of an arm (`Looks`) is a valid p whatever the time of stopping, so Holm over the arms bounds the chance of ever adopting
-    an arm without benefit by alpha / 2, under any dependence between arms. Bounds are those of `intervals.simultaneous` with t bounds
+    The sequential p of an arm (`Looks`) is a valid p whatever the time of stopping, so Holm over the arms bounds the chance of ever
+    adopting an arm without benefit by alpha / 2, under any dependence between arms. Bounds are those of `intervals.simultaneous` with t bounds
     replaced by repeated ones (the best over the looks so far).
 
     Args:
@@ -111,8 +111,8 @@ def repeated(
 def judge(benefits: Mapping[str, Paired], looks: Looks, alpha: float, smallest_effect: float) -> dict[str, Judged]:
     """Decide about each arm from all its replicates so far, in the order of their numbers.
 
-    adopt: adjusted p < alpha and mean benefit >= `smallest_effect`. reject: the interval lies below `smallest_effect`. futile: the predicted
-    chance of adoption is below `FUTILE`; it binds nobody, so the error rate does not rest on it. Arms without a test at any look
+    adopt: adjusted p < alpha and mean benefit >= `smallest_effect`. reject: the interval lies below `smallest_effect`. futile: the
+    predicted chance of adoption is below `FUTILE`; it binds nobody, so the error rate does not rest on it. Arms without a test at any look
     (too few pairs, no spread) go on until the last look and are not of the family.
 
     Assumption: as `Looks`; a missing replicate is missing whatever its value would have been.
@@ -132,7 +132,14 @@ def judge(benefits: Mapping[str, Paired], looks: Looks, alpha: float, smallest_e
         i = family.index(name)
         low, high, p = float(result.low[i]), float(result.high[i]), float(result.p_adjusted[i])
         judged[name] = _judged(
-            used[name], (low, high, p), benefits[name].pairs, looks, looks.critical(alpha / (2 * retained)), smallest_effect, alpha, len(family)
+            used[name],
+            (low, high, p),
+            benefits[name].pairs,
+            looks,
+            looks.critical(alpha / (2 * retained)),
+            smallest_effect,
+            alpha,
+            len(family),
         )
     return judged
 
@@ -215,7 +222,9 @@ def _values(pairs: Paired, looks: Looks) -> Float[np.ndarray, " pairs"]:
     return np.array([pairs.differences[r] for r in sorted(pairs.differences)][: looks.at_most], dtype=float)
 
 
-def _at_looks(values: Float[np.ndarray, " pairs"], scale: float, looks: Looks) -> tuple[Float[np.ndarray, " looks"], Float[np.ndarray, " looks"]]:
+def _at_looks(
+    values: Float[np.ndarray, " pairs"], scale: float, looks: Looks
+) -> tuple[Float[np.ndarray, " looks"], Float[np.ndarray, " looks"]]:
     mean, error = np.full(len(looks.pairs), math.nan), np.full(len(looks.pairs), math.nan)
     for k, pairs in enumerate(range(looks.start, min(looks.at_most, len(values)) + 1)):
         seen = Paired(dict(enumerate(values[:pairs].tolist())), (), scale)
