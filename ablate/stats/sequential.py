@@ -74,8 +74,8 @@ def repeated(
     """Group-sequential Holm, and intervals that contain all true benefits at all looks with probability 1 - alpha or more.
 
     The sequential p of an arm (`Looks`) is a valid p whatever the time of stopping, so Holm over the arms bounds the chance of ever
-    adopting an arm without benefit by alpha / 2, under any dependence between arms. Bounds are those of `intervals.simultaneous` with t bounds
-    replaced by repeated ones (the best over the looks so far).
+    adopting an arm without benefit by alpha / 2, under any dependence between arms. Bounds are those of `intervals.simultaneous` with t
+    bounds replaced by repeated ones (the best over the looks so far).
 
     Args:
         mean: Mean benefit after each look's pairs; NaN where the look did not take place.

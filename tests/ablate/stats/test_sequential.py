@@ -17,7 +17,7 @@ from ablate.stats.power import detectable, noise_floor, power_at, replicates_nee
 from ablate.stats.sequential import Repeated, chance_of_adoption, judge, repeated
 
 ALPHA = 0.05
-STUDIES = 8_000
+STUDIES = 4_000
 ALLOWED = ALPHA + 2 * math.sqrt(ALPHA * (1 - ALPHA) / STUDIES)
 LOOKS = Looks(3, 8)
 
