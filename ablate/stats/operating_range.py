@@ -80,10 +80,10 @@ class OperatingRange:
 
 
 def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured], smallest_effect: float, sign: int = 1) -> OperatingRange:
-    """Region within the smallest effect of the best feasible setting, by a surrogate with uncertainty.
+    """Region within the smallest effect of the best feasible point, by a surrogate with uncertainty.
 
-    Estimand: the mean objective as a function of the thresholds, over replicates like the measured ones. Assumption: it is smooth at the scale
-    of the points (a cliff between two points is placed somewhere between them), noise is alike at all points, and a setting is feasible
+    Estimand: the mean objective as a function of the thresholds, over replicates like the measured ones. Assumption: it is smooth at the
+    scale of the points (a cliff between two points is placed somewhere between them), noise is alike at all points, and a setting is feasible
     where the nearest measured one is. Values are predictions, not verdicts: the recommended point meets the winner on fresh replicates.
 
     Args:
@@ -96,18 +96,21 @@ def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured],
     at, means = _unit(thresholds, usable), np.array([sign * np.mean(list(point.objective.values())) for point in usable])
     good = np.array([point.feasible for point in usable])
     surrogate = fit(at[good], means[good], _noise(feasible))
-    space = _space(len(thresholds), at[good])
+    space = _space(len(thresholds), at)
     allowed = _nearest(space, at, good)
-    best, sure = _sure(surrogate, space, allowed, smallest_effect)
+    # The best is sought at measured points only: beside a cliff a smooth surrogate overshoots where nothing was measured.
+    best, inside = _sure(surrogate, at, good, smallest_effect)
+    _, sure = _sure(surrogate, space, allowed, smallest_effect, best)
+    if not sure.any():
+        sure = np.concatenate([np.zeros(_SAMPLES, dtype=bool), inside])
     if not sure.any():
         return _nothing(thresholds, points, usable, feasible, dropped)
     middle = _middle(space, sure)
     mean, deviation = surrogate.predict(middle[None, :])
     spans = tuple(_span(i, thresholds, surrogate, middle, best, smallest_effect, at, good) for i in range(len(thresholds)))
-    _, inside = _sure(surrogate, at, good, smallest_effect, best)
     values = [sign * v for k, point in enumerate(usable) if inside[k] for v in point.objective.values()]
     recommended = {t.name: _scaled(t, float(u)) for t, u in zip(thresholds, middle, strict=True)}
-    worst = sign * min(values) if values else None
+    worst = float(sign * min(values)) if values else None
     share = float(sure[:_SAMPLES].mean())
     predicted = sign * float(mean[0])
     said = _sentences(recommended, predicted, float(deviation[0]), spans, share, worst, int(inside.sum()), dropped, smallest_effect)
@@ -132,7 +135,7 @@ def _usable(thresholds: Sequence[Threshold], points: Sequence[Measured]) -> tupl
 
 
 def _noise(points: Sequence[Measured]) -> Float[np.ndarray, " points"]:
-    """Variance of each point's mean: differences between points at the same replicate, pooled, so that a replicate's own level drops out."""
+    """Variance of each point's mean: pooled over points; a replicate's own level drops out."""
     replicates = sorted({r for point in points for r in point.objective})
     table = np.array([[point.objective.get(r, math.nan) for r in replicates] for point in points])
     residual = table - np.nanmean(table, axis=1, keepdims=True)
@@ -151,14 +154,16 @@ def _unit(thresholds: Sequence[Threshold], points: Sequence[Measured]) -> Float[
 
 
 def _scaled(t: Threshold, unit: float) -> float:
-    return math.exp(math.log(t.low) + unit * math.log(t.high / t.low)) if t.log else t.low + unit * (t.high - t.low)
+    if t.log:
+        return math.exp(math.log(t.low) + unit * math.log(t.high / t.low))
+    return round(t.low + unit * (t.high - t.low), 5 - math.floor(math.log10(t.high - t.low)))
 
 
 def _space(factors: int, measured: Float[np.ndarray, "points factors"]) -> Float[np.ndarray, "settings factors"]:
     """Settings that fill the ranges evenly, always the same, and the measured ones."""
     from scipy.stats import qmc
 
-    return np.concatenate([qmc.Sobol(factors, seed=0).random(_SAMPLES), measured])
+    return np.concatenate([qmc.Sobol(factors, rng=0).random(_SAMPLES), measured])
 
 
 def _nearest(
@@ -166,13 +171,14 @@ def _nearest(
 ) -> np.ndarray:
     from scipy.spatial import KDTree
 
-    return np.asarray(good)[KDTree(at).query(where)[1]]
+    found: np.ndarray = np.asarray(good)[KDTree(at).query(where)[1]]
+    return found
 
 
 def _sure(
     surrogate: Surrogate, where: Float[np.ndarray, "n factors"], allowed: np.ndarray, smallest_effect: float, best: float | None = None
 ) -> tuple[float, np.ndarray]:
-    """The best predicted mean, and where a setting is within the smallest effect of it with probability `SURE`; if nowhere, more likely than not."""
+    """The best predicted mean, and where a setting is within the smallest effect of it with probability `SURE` (if nowhere: .5)."""
     from scipy.special import ndtri
 
     mean, deviation = surrogate.predict(where)

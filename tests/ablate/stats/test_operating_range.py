@@ -20,7 +20,7 @@ RATIO = Threshold("min_foreground_ratio", 0.0, 1.0)
 def measured(count: int = 48, noise: float = 0.01) -> list[Measured]:
     """Flat at 1 for ratios from .3 to .7, sloping below, a cliff of 1 above .7; the threshold does nothing."""
     draw = np.random.default_rng(0)
-    places = qmc.Sobol(2, seed=1).random(count)
+    places = qmc.Halton(2, rng=1).random(count)
     points = []
     for hu, ratio in places:
         truth = 0.0 if ratio > 0.7 else 1.0 - max(0.0, 0.3 - ratio)
