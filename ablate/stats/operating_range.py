@@ -83,8 +83,8 @@ def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured],
     """Region within the smallest effect of the best feasible point, by a surrogate with uncertainty.
 
     Estimand: the mean objective as a function of the thresholds, over replicates like the measured ones. Assumption: it is smooth at the
-    scale of the points (a cliff between two points is placed somewhere between them), noise is alike at all points, and a setting is feasible
-    where the nearest measured one is. Values are predictions, not verdicts: the recommended point meets the winner on fresh replicates.
+    scale of the points (a cliff between two points is placed somewhere between them), noise is alike at all points, and a setting is
+    feasible where the nearest measured one is. Values are predictions, not verdicts: the recommended point meets the winner on fresh replicates.
 
     Args:
         sign: -1 where less is better.
