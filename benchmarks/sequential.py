@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ablate.stats import looks as rule
+from ablate.stats.effects import Paired
 from ablate.stats.intervals import simultaneous
 from ablate.stats.looks import Looks
-from ablate.stats.sequential import repeated
+from ablate.stats.sequential import judge, repeated
 
 ALPHA = 0.05
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Float[np.ndarray, "..."]]
@@ -114,6 +115,28 @@ def main(studies: int) -> None:
             )
 
 
+def futility(studies: int) -> None:
+    """Power and trials with the futility stop: the whole of `judge`, as a phase of 2 good arms and 6 null ones would call it."""
+    looks = Looks(3, 8)
+    for effect in (2.5, 4.0, 8.0):
+        noise = np.random.default_rng(7)
+        runs, found = 0, 0
+        for _ in range(studies):
+            values = (
+                noise.standard_normal((8, 8)) + np.array([effect] * 2 + [0.0] * 6)[:, None] * np.sqrt(2) - noise.standard_normal((1, 8))
+            )
+            held = dict.fromkeys(range(8), 3)
+            runs += 9 * 3
+            for _ in range(3, 9):
+                arms = {str(a): Paired(dict(enumerate(values[a, :n].tolist())), (), 10.0) for a, n in held.items()}
+                judged = judge(arms, looks, ALPHA, effect * np.sqrt(2) / 2)
+                more = [a for a in held if judged[str(a)].decision == "go on"]
+                runs += len(more) + bool(more)
+                held |= {a: held[a] + 1 for a in more}
+            found += sum(judged[str(a)].decision == "adopt" for a in (0, 1))
+        print(f"effect {effect}: power {found / studies / 2:.2f}, {runs / studies:.1f} of 72 trials", flush=True)
+
+
 def growth(studies: int) -> None:
     """How the weights of looks were chosen."""
     for value in (0.0, 1.0, 2.0, 3.0, 4.0, 6.0):
@@ -125,5 +148,7 @@ def growth(studies: int) -> None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["growth"]:
         growth(2000)
+    elif sys.argv[1:] == ["futility"]:
+        futility(100)
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000)

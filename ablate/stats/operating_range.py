@@ -84,7 +84,7 @@ def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured],
 
     Estimand: the mean objective as a function of the thresholds, over replicates like the measured ones. Assumption: it is smooth at the
     scale of the points (a cliff between two points is placed somewhere between them), noise is alike at all points, and a setting is
-    feasible where the nearest measured one is. Values are predictions, not verdicts: the recommended point meets the winner on fresh replicates.
+    feasible where the nearest measured one is. Predictions, not verdicts: the recommended point meets the winner on fresh replicates.
 
     Args:
         sign: -1 where less is better.
