@@ -120,11 +120,10 @@ def futility(studies: int) -> None:
     looks = Looks(3, 8)
     for effect in (2.5, 4.0, 8.0):
         noise = np.random.default_rng(7)
+        truth = effect * np.sqrt(2) * (np.arange(8) < 2)[:, None]
         runs, found = 0, 0
         for _ in range(studies):
-            values = (
-                noise.standard_normal((8, 8)) + np.array([effect] * 2 + [0.0] * 6)[:, None] * np.sqrt(2) - noise.standard_normal((1, 8))
-            )
+            values = truth + noise.standard_normal((8, 8)) - noise.standard_normal((1, 8))
             held = dict.fromkeys(range(8), 3)
             runs += 9 * 3
             for _ in range(3, 9):
