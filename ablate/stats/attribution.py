@@ -1,0 +1,163 @@
+"""Which components of a winner did it, from measured cells only."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ablate.stats.effects import Paired, paired
+
+Components = frozenset[str]
+"""The components that are on."""
+Need = Literal["needed", "can go", "open", "not measured"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A paired mean benefit with its interval, simultaneous over the list that it stands in."""
+
+    name: str
+    mean: float | None
+    low: float | None
+    high: float | None
+    pairs: int
+    dropped: tuple[int, ...]
+    """Replicates that not all of its cells have."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """From baseline to winner and back."""
+
+    path: tuple[Share, ...]
+    """Greedy: at each step the measured component that adds most. The replicates that choose also measure, so early steps flatter."""
+    path_stops: str | None
+    """Why the path does not reach the winner."""
+    without: tuple[Share, ...]
+    """What the winner loses without each component; positive: it is missed."""
+    needs: Mapping[str, Need]
+    shapley: tuple[Share, ...]
+    """Mean gain over all orders of switching on; they add up to winner - baseline. Empty where a cell is missing."""
+    missing: tuple[Components, ...]
+    """Cells that the Shapley values would need."""
+    sentences: tuple[str, ...]
+
+
+def attribute(
+    components: Sequence[str], cells: Mapping[Components, Mapping[int, float]], alpha: float, smallest_effect: float, sign: int = 1
+) -> Attribution:
+    """Path, leave-one-out and Shapley values of a winner that has all of `components` on.
+
+    Args:
+        cells: Components that are on to replicate to value; the empty set is the baseline.
+        sign: -1 where less is better.
+
+    Intervals are t intervals over replicates (blocks) at alpha / (2 k) for the k members of each list (Bonferroni).
+
+    needed: its loss is shown to be above 0. can go: its loss is shown to be below the smallest effect. Both: needed.
+
+    Source: Fawcett & Hoos 2016, J. Heuristics 22, 431-458 (ablation path); Shapley 1953.
+    """
+    everything = frozenset(components)
+    missing = tuple(c for c in _subsets(components) if not any(math.isfinite(v) for v in cells.get(c, {}).values()))
+    path, stops = _path(components, cells, alpha, sign)
+    without = tuple(
+        _share(name, paired(cells.get(everything, {}), cells.get(everything - {name}, {}), sign), alpha / len(components))
+        for name in components
+    )
+    needs = {share.name: _need(share, smallest_effect) for share in without}
+    shapley = () if missing else tuple(_shapley(name, components, cells, alpha, sign) for name in components)
+    return Attribution(path, stops, without, needs, shapley, missing, tuple(_sentences(path, stops, without, needs, shapley, missing)))
+
+
+def _subsets(components: Sequence[str]) -> list[Components]:
+    return [frozenset(c) for size in range(len(components) + 1) for c in itertools.combinations(components, size)]
+
+
+def _path(
+    components: Sequence[str], cells: Mapping[Components, Mapping[int, float]], alpha: float, sign: int
+) -> tuple[tuple[Share, ...], str | None]:
+    here: Components = frozenset()
+    steps: list[Share] = []
+    while len(here) < len(components):
+        found = {name: paired(cells.get(here | {name}, {}), cells.get(here, {}), sign) for name in components if name not in here}
+        known = {name: pairs for name, pairs in found.items() if pairs.mean is not None}
+        if not known:
+            return tuple(steps), f"no cell with one more component than {_named(here)} shares a replicate with it"
+        best = max(known, key=lambda name: (known[name].mean or 0.0, -components.index(name)))
+        steps.append(_share(best, known[best], alpha / len(components)))
+        here |= {best}
+    return tuple(steps), None
+
+
+def _shapley(name: str, components: Sequence[str], cells: Mapping[Components, Mapping[int, float]], alpha: float, sign: int) -> Share:
+    """Per replicate over all cells, so that the noise that cells share in a replicate cancels."""
+    everywhere = [set(found) for found in cells.values()]
+    subsets = _subsets(components)
+    common = sorted(r for r in set.union(*everywhere) if all(math.isfinite(cells[c].get(r, math.nan)) for c in subsets))
+    dropped = tuple(sorted(set.union(*(set(cells[c]) for c in subsets)) - set(common)))
+    k = len(components)
+    values = {
+        r: sign
+        * math.fsum(
+            math.factorial(len(c)) * math.factorial(k - len(c) - 1) / math.factorial(k) * (cells[c | {name}][r] - cells[c][r])
+            for c in subsets
+            if name not in c
+        )
+        for r in common
+    }
+    scale = max((abs(cells[c][r]) for c in subsets for r in common), default=0.0)
+    return _share(name, Paired(values, dropped, scale), alpha / k)
+
+
+def _share(name: str, pairs: Paired, alpha: float) -> Share:
+    low, high = pairs.interval(1 - alpha) or (None, None)
+    return Share(name, pairs.mean, low, high, pairs.pairs, pairs.dropped)
+
+
+def _need(share: Share, smallest_effect: float) -> Need:
+    if share.mean is None:
+        return "not measured"
+    if share.low is None or share.high is None:
+        return "open"
+    return "needed" if share.low > 0 else "can go" if share.high < smallest_effect else "open"
+
+
+def _named(components: Components) -> str:
+    return "the baseline" if not components else " + ".join(sorted(components))
+
+
+def _sentences(
+    path: Sequence[Share],
+    stops: str | None,
+    without: Sequence[Share],
+    needs: Mapping[str, Need],
+    shapley: Sequence[Share],
+    missing: Sequence[Components],
+) -> list[str]:
+    said = []
+    if path:
+        said.append("From baseline towards the winner: " + ", then ".join(f"{s.name} {s.mean:+.3g}" for s in path) + ".")
+    if stops is not None:
+        said.append(f"The path ends there: {stops}.")
+    for share in without:
+        figures = "" if share.low is None else f" ({share.mean:+.3g}, {share.low:+.3g} to {share.high:+.3g})"
+        said.append(
+            {
+                "needed": f"{share.name} is needed: without it the winner loses{figures}.",
+                "can go": f"{share.name} can go: what the winner loses without it is below the smallest effect{figures}.",
+                "open": f"Whether {share.name} is needed is open{figures}"
+                + (f": {share.pairs} pairs, 3 with some spread are needed." if share.low is None else "."),
+                "not measured": f"Whether {share.name} is needed was not measured: no run of the winner without it.",
+            }[needs[share.name]]
+        )
+    if missing:
+        said.append(f"No Shapley values: {len(missing)} of the cells were not measured, first {_named(missing[0])}.")
+    elif shapley:
+        known = [s for s in shapley if s.mean is not None]
+        told = ", ".join(f"{s.name} {s.mean:+.3g}" for s in sorted(known, key=lambda s: -(s.mean or 0.0)))
+        said.append(f"Mean gain over all orders (Shapley): {told}." if known else "No Shapley values: no replicate has all cells.")
+    return said

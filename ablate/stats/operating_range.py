@@ -1,0 +1,279 @@
+"""Where thresholds may stand: a region and a point in its middle, instead of one best point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from ablate.stats.surrogate import Surrogate, fit
+
+SURE = 0.9
+"""How probable it must be, by the surrogate, that a setting is within the smallest effect of the best."""
+
+STEEP = 2.0
+"""A fall of so many smallest effects within a tenth of the range beyond the region's edge is called a cliff."""
+
+_SAMPLES, _SLICE = 1024, 101
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A tuned factor and its range."""
+
+    name: str
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A point of the tuning."""
+
+    levels: Mapping[str, float]
+    objective: Mapping[int, float]
+    """Replicate to objective."""
+    feasible: bool
+    why_not: str = ""
+    """For one that is not: the guard or the finding."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """What is known of one threshold, with all others at the recommended point."""
+
+    name: str
+    low: float
+    high: float
+    """The stretch around the recommended point that is probably (`SURE`) within the smallest effect of the best."""
+    low_open: bool
+    high_open: bool
+    """Whether the stretch reaches the end of the range that was searched: where it ends is then not known."""
+    sensitivity: float
+    """Best minus worst predicted objective over the whole range."""
+    cliffs: tuple[float, ...]
+    """Edges beyond which the objective falls by `STEEP` smallest effects within a tenth of the range."""
+
+
+@dataclass(frozen=True)
+class OperatingRange:
+    """A region that is as good as the best, or why there is none."""
+
+    recommended: Mapping[str, float] | None
+    predicted: float | None
+    """Mean objective at the recommended point, and its standard deviation."""
+    deviation: float | None
+    spans: tuple[Span, ...]
+    share: float
+    """Of the searched volume that is in the region."""
+    worst_replicate: float | None
+    """Of the measured points in the region; none where no measured point is in it."""
+    inside: int
+    """Measured points in the region."""
+    dropped: tuple[str, ...]
+    """What was left out, each in words."""
+    sentences: tuple[str, ...]
+
+
+def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured], smallest_effect: float, sign: int = 1) -> OperatingRange:
+    """Region within the smallest effect of the best feasible point, by a surrogate with uncertainty.
+
+    Estimand: the mean objective as a function of the thresholds, over replicates like the measured ones. Assumption: it is smooth at the
+    scale of the points (a cliff between two points is placed somewhere between them), noise is alike at all points, and a setting is
+    feasible where the nearest measured one is. Predictions, not verdicts: the recommended point meets the winner on fresh replicates.
+
+    Args:
+        sign: -1 where less is better.
+    """
+    usable, dropped = _usable(thresholds, points)
+    feasible = [point for point in usable if point.feasible]
+    if len(feasible) < len(thresholds) + 2:
+        return _nothing(thresholds, points, usable, feasible, dropped)
+    at, means = _unit(thresholds, usable), np.array([sign * np.mean(list(point.objective.values())) for point in usable])
+    good = np.array([point.feasible for point in usable])
+    surrogate = fit(at[good], means[good], _noise(feasible))
+    space = _space(len(thresholds), at)
+    allowed = _nearest(space, at, good)
+    # The best is sought at measured points only: beside a cliff a smooth surrogate overshoots where nothing was measured.
+    best, inside = _sure(surrogate, at, good, smallest_effect)
+    _, sure = _sure(surrogate, space, allowed, smallest_effect, best)
+    if not sure.any():
+        sure = np.concatenate([np.zeros(_SAMPLES, dtype=bool), inside])
+    if not sure.any():
+        return _nothing(thresholds, points, usable, feasible, dropped)
+    middle = _middle(space, sure)
+    mean, deviation = surrogate.predict(middle[None, :])
+    spans = tuple(_span(i, thresholds, surrogate, middle, best, smallest_effect, at, good) for i in range(len(thresholds)))
+    values = [sign * v for k, point in enumerate(usable) if inside[k] for v in point.objective.values()]
+    recommended = {t.name: _scaled(t, float(u)) for t, u in zip(thresholds, middle, strict=True)}
+    worst = float(sign * min(values)) if values else None
+    share = float(sure[:_SAMPLES].mean())
+    predicted = sign * float(mean[0])
+    said = _sentences(recommended, predicted, float(deviation[0]), spans, share, worst, int(inside.sum()), dropped, smallest_effect)
+    return OperatingRange(recommended, predicted, float(deviation[0]), spans, share, worst, int(inside.sum()), dropped, said)
+
+
+def _usable(thresholds: Sequence[Threshold], points: Sequence[Measured]) -> tuple[list[Measured], tuple[str, ...]]:
+    """Points with all thresholds and a finite objective; an infeasible one needs no objective."""
+    usable, dropped = [], []
+    for number, point in enumerate(points, start=1):
+        lacking = [t.name for t in thresholds if not math.isfinite(point.levels.get(t.name, math.nan))]
+        finite = {r: v for r, v in point.objective.items() if math.isfinite(v)}
+        if lacking:
+            dropped.append(f"point {number}: no value of {', '.join(lacking)}")
+        elif point.feasible and not finite:
+            dropped.append(f"point {number}: no finite objective")
+        else:
+            if len(finite) < len(point.objective):
+                dropped.append(f"point {number}: {len(point.objective) - len(finite)} of its replicates, NaN or infinite")
+            usable.append(Measured(point.levels, finite or {0: 0.0}, point.feasible, point.why_not))
+    return usable, tuple(dropped)
+
+
+def _noise(points: Sequence[Measured]) -> Float[np.ndarray, " points"]:
+    """Variance of each point's mean: pooled over points; a replicate's own level drops out."""
+    replicates = sorted({r for point in points for r in point.objective})
+    table = np.array([[point.objective.get(r, math.nan) for r in replicates] for point in points])
+    residual = table - np.nanmean(table, axis=1, keepdims=True)
+    residual = residual - np.nanmean(residual, axis=0, keepdims=True)
+    counts = np.sum(np.isfinite(table), axis=1)
+    freedom = max(1, int(counts.sum()) - len(points) - len(replicates) + 1)
+    return np.asarray(float(np.nansum(residual**2)) / freedom / counts)
+
+
+def _unit(thresholds: Sequence[Threshold], points: Sequence[Measured]) -> Float[np.ndarray, "points factors"]:
+    def one(t: Threshold, value: float) -> float:
+        low, high, x = (math.log(v) if t.log else v for v in (t.low, t.high, value))
+        return (x - low) / (high - low)
+
+    return np.array([[one(t, point.levels[t.name]) for t in thresholds] for point in points])
+
+
+def _scaled(t: Threshold, unit: float) -> float:
+    if t.log:
+        return math.exp(math.log(t.low) + unit * math.log(t.high / t.low))
+    return round(t.low + unit * (t.high - t.low), 5 - math.floor(math.log10(t.high - t.low)))
+
+
+def _space(factors: int, measured: Float[np.ndarray, "points factors"]) -> Float[np.ndarray, "settings factors"]:
+    """Settings that fill the ranges evenly, always the same, and the measured ones."""
+    from scipy.stats import qmc
+
+    return np.concatenate([qmc.Sobol(factors, rng=0).random(_SAMPLES), measured])
+
+
+def _nearest(
+    where: Float[np.ndarray, "n factors"], at: Float[np.ndarray, "points factors"], good: Float[np.ndarray, " points"]
+) -> np.ndarray:
+    from scipy.spatial import KDTree
+
+    found: np.ndarray = np.asarray(good)[KDTree(at).query(where)[1]]
+    return found
+
+
+def _sure(
+    surrogate: Surrogate, where: Float[np.ndarray, "n factors"], allowed: np.ndarray, smallest_effect: float, best: float | None = None
+) -> tuple[float, np.ndarray]:
+    """The best predicted mean, and where a setting is within the smallest effect of it with probability `SURE` (if nowhere: .5)."""
+    from scipy.special import ndtri
+
+    mean, deviation = surrogate.predict(where)
+    top = float(np.max(mean[allowed])) if best is None else best
+    sure = allowed & (mean - ndtri(SURE) * deviation >= top - smallest_effect)
+    return top, sure if sure.any() or best is not None else allowed & (mean >= top - smallest_effect)
+
+
+def _middle(space: Float[np.ndarray, "n factors"], sure: np.ndarray) -> Float[np.ndarray, " factors"]:
+    """The setting of the region that is farthest from anything outside it and from the ends of the ranges."""
+    from scipy.spatial import KDTree
+
+    inside, outside = space[sure], space[~sure]
+    walls = np.min(np.minimum(inside, 1 - inside), axis=1)
+    away = KDTree(outside).query(inside)[0] if len(outside) else np.full(len(inside), np.inf)
+    return np.asarray(inside[int(np.argmax(np.minimum(walls, away)))])
+
+
+def _span(
+    i: int,
+    thresholds: Sequence[Threshold],
+    surrogate: Surrogate,
+    middle: Float[np.ndarray, " factors"],
+    best: float,
+    smallest_effect: float,
+    at: Float[np.ndarray, "points factors"],
+    good: np.ndarray,
+) -> Span:
+    steps = np.unique(np.append(np.linspace(0, 1, _SLICE), middle[i]))
+    line = np.repeat(middle[None, :], len(steps), axis=0)
+    line[:, i] = steps
+    mean, _ = surrogate.predict(line)
+    _, sure = _sure(surrogate, line, _nearest(line, at, good), smallest_effect, best)
+    here = int(np.searchsorted(steps, middle[i]))
+    first = last = here
+    while first > 0 and sure[first - 1]:
+        first -= 1
+    while last < len(steps) - 1 and sure[last + 1]:
+        last += 1
+    cliffs = []
+    for edge, beyond in (
+        (first, (steps < steps[first]) & (steps >= steps[first] - 0.1)),
+        (last, (steps > steps[last]) & (steps <= steps[last] + 0.1)),
+    ):
+        if beyond.any() and mean[edge] - mean[beyond].min() >= STEEP * smallest_effect:
+            cliffs.append(_scaled(thresholds[i], float(steps[edge])))
+    t = thresholds[i]
+    low, high = _scaled(t, float(steps[first])), _scaled(t, float(steps[last]))
+    return Span(t.name, low, high, first == 0, last == len(steps) - 1, float(np.ptp(mean)), tuple(cliffs))
+
+
+def _nothing(
+    thresholds: Sequence[Threshold],
+    points: Sequence[Measured],
+    usable: Sequence[Measured],
+    feasible: Sequence[Measured],
+    dropped: tuple[str, ...],
+) -> OperatingRange:
+    if not points:
+        why = "No operating range: no point was measured."
+    elif not feasible:
+        reasons = sorted({point.why_not for point in usable if point.why_not})
+        why = f"No operating range: none of {len(points)} points is feasible{': ' + '; '.join(reasons) if reasons else ''}."
+    else:
+        why = (
+            f"No operating range: {len(feasible)} feasible points of {len(points)} are too few for {len(thresholds)} thresholds; "
+            f"at least {len(thresholds) + 2} are needed."
+        )
+    return OperatingRange(None, None, None, (), 0.0, None, 0, dropped, (why, *(f"Left out: {one}." for one in dropped)))
+
+
+def _sentences(
+    recommended: Mapping[str, float],
+    predicted: float,
+    deviation: float,
+    spans: Sequence[Span],
+    share: float,
+    worst: float | None,
+    inside: int,
+    dropped: Sequence[str],
+    smallest_effect: float,
+) -> tuple[str, ...]:
+    place = ", ".join(f"{name} = {value:.3g}" for name, value in recommended.items())
+    said = [f"Recommended: {place}, in the middle of {share:.0%} of the searched ranges (predicted {predicted:.3g}, +- {deviation:.2g})."]
+    for span in spans:
+        ends = f"{'at or below ' if span.low_open else ''}{span.low:.3g} to {span.high:.3g}{' or more' if span.high_open else ''}"
+        if span.sensitivity < smallest_effect:
+            said.append(f"{span.name} hardly matters: over its whole range the objective changes by {span.sensitivity:.2g}.")
+        else:
+            said.append(
+                f"{span.name}: {ends} is as good as the best; over its whole range the objective changes by {span.sensitivity:.2g}."
+            )
+        said += [f"{span.name} has a cliff just {'below' if c == span.low else 'above'} {c:.3g}." for c in span.cliffs]
+    if worst is None:
+        said.append("No measured point lies in that region: it is predicted only.")
+    else:
+        said.append(f"The worst replicate of the {inside} measured {'point' if inside == 1 else 'points'} in it: {worst:.3g}.")
+    return (*said, *(f"Left out: {one}." for one in dropped))
