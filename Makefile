@@ -1,10 +1,11 @@
 # Two commands do all the set-up: `make run` and `make test`.
-# `make test-slow` runs what takes minutes; `.ci/run` runs everything.
+# `make test-slow` runs what takes minutes, `make test-slurm` what needs a real Slurm (Debian: munge slurmctld slurmd slurm-client);
+# `.ci/run` runs everything.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow check lint types imports clean
+.PHONY: run test test-slow test-slurm check lint types imports clean
 
 run: $(VENV)/.installed
 	$(BIN)/ablate run studies/collapse.yaml
@@ -13,7 +14,10 @@ test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not slurm"
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 -m "slow and not slurm"
+
+test-slurm: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slurm
 
 check: lint types imports
 

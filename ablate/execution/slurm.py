@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,12 @@ from ablate.trial import write_atomic
 
 ASK_S = 5.0
 """Between two questions to Slurm."""
+
+AWAY = ("sinfo", "-h", "-t", "down,drain,fail,maint")
+RETRIES = 5
+
+PATIENCE_S = 20.0
+"""Longest wait for an answer."""
 
 WARN_S = 90
 """Slurm tells a worker so long before its end: its trial saves a checkpoint."""
@@ -52,7 +59,9 @@ class Slurm:
         self._liveness = Liveness(silence_s, clock)
         self._launchers: dict[str, subprocess.Popen[bytes]] = {}
         self._jobs: dict[str, Job] | None = None
+        self._known: dict[str, WorkerFiles] = {}
         self._seen: set[str] = set()
+        """Jobs that Slurm had when it was last asked, or before."""
         self._asked = -ASK_S
         self.warned = False
         """Slurm did not answer the last time it was asked."""
@@ -80,9 +89,11 @@ class Slurm:
             launcher.poll()
         if self._clock.now_s() - self._asked >= ASK_S:
             self._asked = self._clock.now_s()
+            submitted = {name for name, worker in self._known.items() if (worker.directory / "job.json").exists()}
             self._jobs = jobs_of(f"ablate-{self._study.study}-")
             self.warned = self._jobs is None
-            self._seen |= (self._jobs or {}).keys()
+            if self._jobs is not None:
+                self._seen |= self._jobs.keys() | submitted
 
     def close(self) -> None:
         """Collect the launchers; jobs that wait in the queue without a worker are taken back."""
@@ -121,8 +132,8 @@ class Slurm:
     def _over(self, worker: WorkerFiles) -> bool:
         """Slurm had its job, and has it no more."""
         name = self.name(worker)
-        known = name in self._seen or (worker.directory / "job.json").exists()
-        return known and self._jobs is not None and name not in self._jobs
+        self._known[name] = worker
+        return name in self._seen and self._jobs is not None and name not in self._jobs
 
     def cancel(self, worker: WorkerFiles) -> None:
         """End the worker's job now."""
@@ -165,25 +176,55 @@ def check(study: Study) -> None:
         expected = f"executor: expected Slurm's commands but {', '.join(missing)} are not on this machine"
         raise StudyError(study.study, [f"{expected}. Run it where jobs are submitted from, or set executor=local."])
     problems = []
-    told = answered(["sinfo", "-h", "-o", "%R"])
-    partitions = sorted(set((told or "").split()))
-    if study.slurm.partition is not None and told is not None and study.slurm.partition not in partitions:
-        hint = nearest(study.slurm.partition, partitions)
-        problems.append(f"slurm.partition: expected one of {', '.join(partitions)} but got {study.slurm.partition}.{hint}")
-    if not problems:
-        done = subprocess.run(
-            ["sbatch", "--test-only", *options(study), "--wrap", "true"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=60,
-            check=False,
-        )
-        if done.returncode:
-            said = " ".join(done.stderr.split())
-            problems.append(f"slurm: expected settings that this cluster takes but sbatch says: {said}. Change them under `slurm:`.")
+    limits = partition_limits()
+    wanted = study.slurm.partition or next((name for name, (_, default) in limits.items() if default), None)
+    if wanted is not None and limits and wanted not in limits:
+        problems.append(f"slurm.partition: expected one of {', '.join(sorted(limits))} but got {wanted}.{nearest(wanted, sorted(limits))}")
+    limit_min = limits[wanted][0] if wanted in limits else None
+    if limit_min is not None and study.slurm.time_min > limit_min:
+        # Slurm takes such a job and never starts it.
+        problems.append(f"slurm.time_min: expected at most {limit_min:g} (the limit of {wanted}) but got {study.slurm.time_min}. Lower it.")
+    refused = None if problems else _refused(study)
+    if refused is not None:
+        problems.append(f"slurm: expected settings that this cluster takes but sbatch says: {refused}. Change them under `slurm:`.")
     if problems:
         raise StudyError(study.study, problems)
+
+
+def _refused(study: Study) -> str | None:
+    """What sbatch has against a worker's options; None: nothing.
+
+    Nodes that are down or drained for now, or were a moment ago, make it say that no node fits; such a job waits and starts later.
+    """
+    for _ in range(RETRIES):
+        command = ["sbatch", "--test-only", *options(study), "--wrap", "true"]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=60, check=False)
+        said = " ".join(done.stderr.split())
+        if done.returncode == 0 or ("configuration is not available" in said and answered([*AWAY, "-o", "%n"])):
+            return None
+        if "configuration is not available" not in said:
+            break
+        time.sleep(1.0)
+    return said
+
+
+def partition_limits() -> dict[str, tuple[float | None, bool]]:
+    """Longest time of a job in minutes (none: no limit) and whether it is the default, by partition; empty where Slurm does not answer."""
+    found = {}
+    for line in (answered(["sinfo", "-h", "-o", "%P|%l"]) or "").splitlines():
+        name, limit = line.split("|")
+        found[name.rstrip("*")] = (minutes_of(limit), name.endswith("*"))
+    return found
+
+
+def minutes_of(limit: str) -> float | None:
+    """Slurm's `[days-]hours:minutes:seconds` or `minutes:seconds`; none for `infinite`."""
+    days, _, rest = limit.rpartition("-")
+    parts = rest.split(":")
+    if not all(part.isdigit() for part in [*parts, days or "0"]):
+        return None
+    seconds = sum(int(part) * (1, 60, 3600)[power] for power, part in enumerate(reversed(parts)))
+    return int(days or 0) * 1440 + seconds / 60
 
 
 def options(study: Study) -> list[str]:
@@ -218,7 +259,7 @@ def jobs_of(prefix: str) -> dict[str, Job] | None:
 def answered(command: Sequence[str]) -> str | None:
     """What one of Slurm's commands prints; None where it fails or does not answer in time."""
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=30, check=False)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=PATIENCE_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

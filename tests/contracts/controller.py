@@ -54,7 +54,7 @@ def plant(where: str) -> None:
 def main(values: dict[str, Any]) -> int:
     if values["plant"]:
         plant(values["plant"])
-    stage = Stage(Path(values["root"]), workers=values["workers"])
+    stage = Stage(Path(values["root"]), workers=values["workers"], executor=values["executor"])
     specs = [stage.spec(**config) for config in values["configs"]]
     try:
         stage.complete(specs)
