@@ -6,6 +6,7 @@ import pytest
 from toyplace import Toyplace
 
 
+@pytest.mark.slow
 def test_a_run_beyond_the_budget_is_refused_without_yes_and_goes_on_with_more(place: Toyplace) -> None:
     place.write(more="executor: inline\nbudget: {trials: 4}")
     refused = place.ablate("run", "toy.yaml", "--no-mlflow", code=2)

@@ -25,6 +25,7 @@ def test_stop_waits_for_the_end_and_the_same_command_goes_on(place: Toyplace) ->
     assert {record.state for record in place.records()} == {TrialState.DONE}
 
 
+@pytest.mark.slow
 def test_a_retry_between_runs_keeps_the_decision_unless_asked_to_reopen(place: Toyplace) -> None:
     place.write(fault={"kind": "crash", "step": 1, "seed": 1}, more="executor: inline")
     place.broken.touch()

@@ -123,6 +123,7 @@ def test_a_log_is_followed_to_the_end_of_its_attempt(tmp_path: Path) -> None:
     assert "".join(heard) == "before\ngrößer\n"
 
 
+@pytest.mark.slow
 def test_the_commands_print_and_speak_json(place: Toyplace) -> None:
     place.write(step_s=0.15, fault={"kind": "nan", "step": 1, "seed": 1})
     place.broken.touch()

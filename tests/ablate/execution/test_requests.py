@@ -84,6 +84,7 @@ def test_a_stop_from_before_the_run_is_void(stage: Stage) -> None:
     assert said(stage) == ["stop: it came while nothing ran, and is void"]
 
 
+@pytest.mark.slow
 def test_stop_now_does_not_wait_for_a_checkpoint(tmp_path: Path) -> None:
     stage = Stage(tmp_path / "runs")
     specs = [

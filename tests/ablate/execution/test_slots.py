@@ -69,6 +69,7 @@ def test_workers_are_as_many_as_there_are_slots_and_never_more(monkeypatch: pyte
     assert Slots().workers(study(workers=5)) == 5
 
 
+@pytest.mark.slow
 def test_each_worker_sees_its_own_gpu_and_a_new_one_gets_the_free_slot(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
