@@ -63,8 +63,6 @@ class Slurm:
         self._seen: set[str] = set()
         """Jobs that Slurm had when it was last asked, or before."""
         self._asked = -ASK_S
-        self.warned = False
-        """Slurm did not answer the last time it was asked."""
 
     def name(self, worker: WorkerFiles) -> str:
         """Of a worker's job."""
@@ -82,6 +80,7 @@ class Slurm:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment, start_new_session=True
             )
         self._launchers |= {worker.id: launcher for worker in workers}
+        self._known |= {self.name(worker): worker for worker in workers}
 
     def poll(self) -> None:
         """Ask Slurm for this study's jobs, now and then."""
@@ -90,30 +89,37 @@ class Slurm:
         if self._clock.now_s() - self._asked >= ASK_S:
             self._asked = self._clock.now_s()
             submitted = {name for name, worker in self._known.items() if (worker.directory / "job.json").exists()}
-            self._jobs = jobs_of(f"ablate-{self._study.study}-")
-            self.warned = self._jobs is None
+            self._jobs = jobs_of()
             if self._jobs is not None:
                 self._seen |= self._jobs.keys() | submitted
 
     def close(self) -> None:
-        """Collect the launchers; jobs that wait in the queue without a worker are taken back."""
+        """Collect the launchers; this fleet's jobs that still wait in the queue are taken back."""
         for launcher in self._launchers.values():
             try:
                 launcher.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 launcher.kill()
                 launcher.wait()
-        waiting = [job.number for job in (jobs_of(f"ablate-{self._study.study}-") or {}).values() if job.state in WAITING]
+        waiting = [job.number for name, job in (jobs_of() or {}).items() if name in self._known and job.state in WAITING]
         if waiting:
             answered(["scancel", *waiting])
 
     def pending(self, worker: WorkerFiles) -> str | None:
-        """Why Slurm did not start the job of this worker yet; None: it did, or has no such job."""
-        job = (self._jobs or {}).get(self.name(worker))
+        """Why Slurm did not start the job of this worker yet, or cannot say; None: it did, or has no such job."""
+        name = self.name(worker)
+        job = (self._jobs or {}).get(name)
         if job is not None:
+            self._known[name] = worker
             return job.reason or job.state if job.state in WAITING else None
         launcher = self._launchers.get(worker.id)
-        return "it is being submitted" if launcher is not None and launcher.poll() is None else None
+        if launcher is not None and launcher.poll() is None:
+            return "it is being submitted"
+        if not (worker.directory / "job.json").exists():
+            return None
+        if self._jobs is None:
+            return "Slurm does not answer"
+        return "it was submitted" if launcher is not None and name not in self._seen else None
 
     def failure(self, worker: WorkerFiles) -> str | None:
         """Why a worker will not report: it could not be submitted, or its job ended before it came to it."""
@@ -137,7 +143,7 @@ class Slurm:
 
     def cancel(self, worker: WorkerFiles) -> None:
         """End the worker's job now."""
-        job = (jobs_of(self.name(worker)) or {}).get(self.name(worker))
+        job = (self._jobs or jobs_of() or {}).get(self.name(worker))
         if job is not None:
             answered(["scancel", job.number])
         identity = Identity.read(worker.identity)
@@ -166,7 +172,7 @@ def parameters(study: Study) -> dict[str, Any]:
 
 
 def check(study: Study) -> None:
-    """Hold the settings against this cluster before anything is submitted.
+    """Hold the settings against this cluster before anything is submitted; a Slurm that does not answer now says nothing.
 
     Raises:
         StudyError: Every problem, each with its mend.
@@ -177,13 +183,18 @@ def check(study: Study) -> None:
         raise StudyError(study.study, [f"{expected}. Run it where jobs are submitted from, or set executor=local."])
     problems = []
     limits = partition_limits()
-    wanted = study.slurm.partition or next((name for name, (_, default) in limits.items() if default), None)
-    if wanted is not None and limits and wanted not in limits:
-        problems.append(f"slurm.partition: expected one of {', '.join(sorted(limits))} but got {wanted}.{nearest(wanted, sorted(limits))}")
-    limit_min = limits[wanted][0] if wanted in limits else None
-    if limit_min is not None and study.slurm.time_min > limit_min:
+    if not limits:
+        return
+    named = None if study.slurm.partition is None else [name.strip() for name in study.slurm.partition.split(",")]
+    for name in named or []:
+        if name not in limits:
+            problems.append(f"slurm.partition: expected one of {', '.join(sorted(limits))} but got {name}.{nearest(name, sorted(limits))}")
+    wanted = [name for name, (_, default) in limits.items() if (default if named is None else name in named)]
+    bounds = [bound for bound in (limits[name][0] for name in wanted) if bound is not None]
+    if bounds and len(bounds) == len(wanted) and study.slurm.time_min > max(bounds):
         # Slurm takes such a job and never starts it.
-        problems.append(f"slurm.time_min: expected at most {limit_min:g} (the limit of {wanted}) but got {study.slurm.time_min}. Lower it.")
+        whose = f"the limit of {', '.join(wanted)}"
+        problems.append(f"slurm.time_min: expected at most {max(bounds):g} ({whose}) but got {study.slurm.time_min}. Lower it.")
     refused = None if problems else _refused(study)
     if refused is not None:
         problems.append(f"slurm: expected settings that this cluster takes but sbatch says: {refused}. Change them under `slurm:`.")
@@ -232,6 +243,8 @@ def options(study: Study) -> list[str]:
     slurm = study.slurm
     named = {
         "time": slurm.time_min,
+        "signal": f"USR2@{WARN_S}",
+        "no-requeue": True,
         "cpus-per-task": study.threads_per_worker,
         "partition": slurm.partition,
         "account": slurm.account,
@@ -243,15 +256,15 @@ def options(study: Study) -> list[str]:
     return [f"--{key}" if value is True else f"--{key}={value}" for key, value in named.items() if value is not None and value is not False]
 
 
-def jobs_of(prefix: str) -> dict[str, Job] | None:
-    """This user's jobs that wait or run, by name, of those whose names begin so; None where Slurm does not answer."""
+def jobs_of() -> dict[str, Job] | None:
+    """This user's jobs of any study that wait or run, by name; None where Slurm does not answer."""
     told = answered(["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%r|%j"])
     if told is None:
         return None
     found = {}
     for line in told.splitlines():
         number, state, reason, name = line.split("|", 3)
-        if name.startswith(prefix) and state != "COMPLETING":
+        if name.startswith("ablate-") and state != "COMPLETING":
             found[name] = Job(number, state, "" if reason == "None" else reason)
     return found
 

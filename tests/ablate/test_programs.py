@@ -271,6 +271,7 @@ def test_a_study_that_says_everything_loads() -> None:
     assert Trainer.model_validate(trainer.model_dump(by_alias=True)) == trainer
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.sampled_from(sorted(FULL)), anything)
 def test_no_value_anywhere_in_a_command_breaks_the_loader(key: str, value: object) -> None:

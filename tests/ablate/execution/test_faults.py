@@ -82,6 +82,7 @@ def test_a_trial_that_reports_nothing_more_is_killed_and_goes_on_from_its_checkp
     assert stage.starts(0) == [0, 3]
 
 
+@pytest.mark.slow
 def test_trials_that_fill_memory_or_disk_are_ended_with_their_cause_and_the_others_go_on(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

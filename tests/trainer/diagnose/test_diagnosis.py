@@ -275,6 +275,7 @@ def test_bad_calls_say_their_mend(tiny_run: Path, capsys: pytest.CaptureFixture[
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_really_trained_networks_are_told_apart(tmp_path: Path) -> None:
     """The preset's collapsing baseline and its healthy arm, 60 steps each."""
     from trainer.train import train
