@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablate.cli.finding import opened, place, the_study, the_trial
+from ablate.cli.finding import SHOWN_NAMES, opened, place, the_study, the_trial
 from ablate.errors import StudyError
 from ablate.execution.detached import Detached
 from ablate.execution.lock import holder
@@ -80,7 +80,9 @@ def retry(runs: Path, trial: str | None, study: str | None, *, failed: bool, reo
     document: dict[str, Any] = {"study": study, "trials": list(signatures), "kept": [], "reopened": [], "running": running}
     if not signatures:
         return document | {"said": f"{study}: no trial has failed for good. Nothing to run again."}
-    served = {use.phase for s in signatures for use in ledger.uses(signature=s)}
+    wanted = set(signatures)
+    uses = [use for use in ledger.uses() if use.signature in wanted]
+    served = {use.phase for use in uses}
     concluded = list(ledger.conclusions())
     first = next((index for index, name in enumerate(concluded) if name in served or REFERENCES in served), None)
     if reopen and first is not None:
@@ -88,9 +90,11 @@ def retry(runs: Path, trial: str | None, study: str | None, *, failed: bool, reo
     else:
         document["kept"] = [name for name in concluded if name in served or REFERENCES in served]
     request(runs, study, What.RETRY, trials=tuple(signatures), reopen=reopen)
-    places = [place(ledger.uses(signature=s)[0]) if ledger.uses(signature=s) else s for s in signatures]
+    first_place = {use.signature: place(use) for use in reversed(uses)}
+    places = [first_place.get(s, s) for s in signatures]
+    more = f" and {len(places) - SHOWN_NAMES} more" if len(places) > SHOWN_NAMES else ""
     when = "the running controller takes it up" if running else f"`ablate run` of {study} takes it up"
-    said = [f"{study}: a fresh row of attempts for {', '.join(places)}; {when}."]
+    said = [f"{study}: a fresh row of attempts for {', '.join(places[:SHOWN_NAMES])}{more}; {when}."]
     if document["kept"]:
         said.append(
             f"Concluded, and kept as decided: {', '.join(document['kept'])}. With --reopen they are decided anew, and what follows them."

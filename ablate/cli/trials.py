@@ -115,7 +115,8 @@ def log_of(runs: Path, trial: str, study: str | None, attempt: int | None) -> tu
     folder = TrialFiles(runs, signature).attempt(0).directory.parent
     numbers = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.is_dir() else []
     if not numbers:
-        raise StudyError(study, [f"{trial}: nothing was printed yet, since no attempt was started (it is {record.state})."])
+        why_not = "no attempt was started" if record.attempt is None else f"its files are no longer under {folder.parent}"
+        raise StudyError(study, [f"{trial}: there is nothing to show, since {why_not} (it is {record.state})."])
     number = attempt if attempt is not None else record.attempt if record.attempt in numbers else numbers[-1]
     if number not in numbers:
         raise StudyError(study, [f"--attempt {number}: expected one of {', '.join(map(str, numbers))} of trial {signature}."])

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ablate.errors import StudyError
-from ablate.ledger import Ledger
+from ablate.ledger import Ledger, Use
 from ablate.plan import FRESH_REPLICATE
 from ablate.study import REFERENCES, Study, Tune
 from ablate.trial import TrialState, write_atomic
@@ -127,11 +127,11 @@ def retry(ledger: Ledger, study: Study, asked: Request) -> Retried:
     ones were chosen by what failed. Asking twice is asking once.
     """
     known = {record.signature: record.state for record in ledger.trials()}
-    failed = tuple(dict.fromkeys(s for s in asked.trials if known.get(s) is TrialState.FAILED))
+    failed = dict.fromkeys(s for s in asked.trials if known.get(s) is TrialState.FAILED)
     for signature in failed:
         ledger.retry(signature)
     concluded = ledger.conclusions()
-    served = {phase for signature in failed for phase in _phases(ledger, study, signature)}
+    served = {_phase(study, use) for use in ledger.uses() if use.signature in failed} if failed else set()
     order = [phase.name for phase in study.phases]
     tuned = {phase.name for phase in study.phases if isinstance(phase.design, Tune)}
     opened = [name for name in order if name in served and (asked.reopen if name in concluded else name in tuned)]
@@ -141,19 +141,14 @@ def retry(ledger: Ledger, study: Study, asked: Request) -> Retried:
     parts = [f"{len(failed)} failed trial{'' if len(failed) == 1 else 's'} queued again"]
     parts += [f"phases decided anew: {', '.join(reopened)}"] if reopened else []
     parts += [f"concluded and kept as decided: {', '.join(kept)}"] if kept else []
-    parts += (
-        [f"no failed trial of this study: {', '.join(s for s in asked.trials if s not in failed)}"] if set(asked.trials) - {*failed} else []
-    )
-    return Retried(failed, reopened, "; ".join(parts))
+    others = [signature for signature in asked.trials if signature not in failed]
+    parts += [f"no failed trial of this study: {', '.join(others)}"] if others else []
+    return Retried(tuple(failed), reopened, "; ".join(parts))
 
 
-def _phases(ledger: Ledger, study: Study, signature: str) -> list[str]:
-    """The phases that a trial serves; a reference serves the first phase that compares with its replicate."""
-    found = []
-    for use in ledger.uses(signature=signature):
-        if use.phase != REFERENCES:
-            found.append(use.phase)
-        else:
-            tuning = [phase.name for phase in study.phases if isinstance(phase.design, Tune)]
-            found.append(tuning[0] if use.replicate >= FRESH_REPLICATE and tuning else study.phases[0].name)
-    return found
+def _phase(study: Study, use: Use) -> str:
+    """The phase that a use serves; a reference serves the first phase that compares with its replicate."""
+    if use.phase != REFERENCES:
+        return use.phase
+    tuning = [phase.name for phase in study.phases if isinstance(phase.design, Tune)]
+    return tuning[0] if use.replicate >= FRESH_REPLICATE and tuning else study.phases[0].name

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from pathlib import Path
 
 import pytest
+from stage import Stage
 from toyplace import Toyplace
 
-from ablate.trial import TrialState
+from ablate.cli.finding import SHOWN_NAMES
+from ablate.cli.steering import retry
+from ablate.cli.trials import log_of
+from ablate.errors import StudyError
+from ablate.execution.requests import retry as queue_again
+from ablate.execution.requests import waiting
+from ablate.ledger import Ledger
+from ablate.study import Arm
+from ablate.trial import Cause, TrialState
 
 
 def test_stop_waits_for_the_end_and_the_same_command_goes_on(place: Toyplace) -> None:
@@ -84,3 +95,35 @@ def until_concluded(place: Toyplace, phase: str) -> None:
     while not (place.runs / "toy/ledger.db").exists() or phase not in place.ledger().conclusions():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_a_retry_of_many_names_some_and_counts_the_rest(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "runs")
+    specs = [stage.spec(seed) for seed in range(SHOWN_NAMES + 3)]
+    ledger = Ledger(stage.root / "toy" / "ledger.db")
+    ledger.add_arms("p", [Arm(name="baseline", levels={})])
+    ledger.add_trials("p", "baseline", specs)
+    for spec in specs:
+        ledger.finish_attempt(spec.signature, ledger.start_attempt(spec.signature, "w"), cause=Cause.NAN, message="", seconds=1.0)
+    found = retry(stage.root, None, "toy", failed=True, reopen=False)
+    assert len(found["trials"]) == len(specs)
+    assert "p/baseline/r0, p/baseline/r1, " in found["said"]
+    assert f"p/baseline/r{SHOWN_NAMES - 1} and 3 more; " in found["said"]
+    (asked,) = waiting(stage.root, "toy")
+    done = queue_again(ledger, stage.study(), asked)
+    ledger.close()
+    assert set(done.signatures) == {spec.signature for spec in specs}
+    assert done.said == f"{len(specs)} failed trials queued again"
+
+
+def test_logs_of_a_trial_whose_files_are_gone_say_that(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "runs", executor="inline")
+    spec = stage.spec(0)
+    with stage.queue() as queue:
+        queue.ledger.add_trials("p", "baseline", [spec])
+        with pytest.raises(StudyError, match=r"no attempt was started \(it is queued\)"):
+            log_of(stage.root, "p/baseline/r0", "toy", None)
+        queue.complete([spec])
+    shutil.rmtree(stage.root / "trials")
+    with pytest.raises(StudyError, match=r"its files are no longer under .* \(it is done\)"):
+        log_of(stage.root, "p/baseline/r0", "toy", None)
