@@ -220,6 +220,19 @@ class Phase(_Strict):
     replicates: Replicates | None = None
 
 
+class ControllerJob(_Strict):
+    """A controller that runs as a job of its own, with `ablate run --detach`; account and qos are those of the workers."""
+
+    partition: str | None = None
+    """None: that of the workers."""
+    time_min: int = Field(1440, ge=2)
+    """Then it stands in the queue again, and the study goes on where it stopped."""
+    cpus: int = Field(1, ge=1)
+    mem_gib: float | None = Field(None, gt=0)
+    additional: dict[str, str | int | bool] = {}
+    """Any other option of sbatch, by its long name."""
+
+
 class Slurm(_Strict):
     """What each worker asks of Slurm."""
 
@@ -232,6 +245,8 @@ class Slurm(_Strict):
     mem_gib: float | None = Field(None, gt=0)
     max_workers: int | None = Field(None, ge=1, le=1024)
     """Jobs at a time; none: `workers`."""
+    controller: ControllerJob | None = None
+    """None: a controller in the background is a process of the machine that it was started on."""
     additional: dict[str, str | int | bool] = {}
     """Any other option of sbatch, by its long name."""
 

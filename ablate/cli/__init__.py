@@ -48,9 +48,9 @@ def run(
     if not yes:
         check_budget(loaded, runs)
     if detach:
-        pid = start_in_background(loaded, runs, ["run", *words, "--yes", "--runs", str(runs), *(["--no-mlflow"] if no_mlflow else [])])
+        who = start_in_background(loaded, runs, ["run", *words, "--yes", "--runs", str(runs), *(["--no-mlflow"] if no_mlflow else [])])
         name = loaded.study
-        typer.echo(f"{name}: process {pid} runs it in the background; it prints to {runs / name / 'controller.log'}.")
+        typer.echo(f"{name}: {who} runs it in the background; it prints to {runs / name / 'controller.log'}.")
         typer.echo(f"To look on: ablate watch {name}. To end it: ablate stop {name}.")
         return
     raise typer.Exit(run_study(loaded, runs, f"ablate run {' '.join(words)}", mlflow=not no_mlflow))

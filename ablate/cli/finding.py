@@ -45,7 +45,7 @@ def the_study(runs: Path, *, alone: bool = False) -> str:
         StudyError: None has run here, or several may be meant.
     """
     known = studies(runs)
-    running = [name for name in known if holder(runs, name) is not None or Detached(runs / name).starting()]
+    running = [name for name in known if Detached(runs / name).starting() or holder(runs, name) is not None]
     candidates = running or known
     if not candidates:
         raise StudyError(

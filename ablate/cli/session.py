@@ -59,24 +59,25 @@ def run_study(study: Study, runs: Path, command: str, *, mlflow: bool = True) ->
     return finish(study, runs, console, mlflow=mlflow)
 
 
-def detach(study: Study, runs: Path, arguments: Sequence[str]) -> int:
+def detach(study: Study, runs: Path, arguments: Sequence[str]) -> str:
     """Run `ablate ARGUMENTS` in the background, where it outlives this shell.
 
-    The one place that knows where a background controller lives: a process of this machine.
-
     Returns:
-        The number of its process.
+        What runs it, in words: a process or a job.
 
     Raises:
         StudyBusy: The study runs already.
+        StudyError: Slurm does not take the job.
     """
     lock = ControllerLock(runs / study.study)
     lock.acquire()
     lock.release()
     background = Detached(runs / study.study)
-    if background.starting():
-        raise StudyBusy(f"{study.study}: expected no other controller but one is starting. Watch it with `ablate watch {study.study}`.")
-    return background.start(arguments)
+    starting = background.starting()
+    if starting:
+        watching = f"Watch it with `ablate watch {study.study}`, end it with `ablate stop {study.study}`."
+        raise StudyBusy(f"{study.study}: expected no other controller but one is starting ({starting}). {watching}")
+    return background.start(study, arguments)
 
 
 def finish(study: Study, runs: Path, console: Console, *, mlflow: bool) -> int:

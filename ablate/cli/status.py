@@ -89,9 +89,9 @@ def status_of(runs: Path, study: str) -> Status:
     starting = Detached(runs / study).starting()
     nothing = Amounts(trials=0, hours=0.0, gpu_hours=0.0)
     if starting and not (runs / study / "ledger.db").exists():
-        said, unbounded = "starting in the background", Amounts(trials=None, hours=None, gpu_hours=None)
+        unbounded = Amounts(trials=None, hours=None, gpu_hours=None)
         return Status(
-            study=study, state="starting", said=said, controller=None, trials=Counts(), phases=[], failures=[], requests=0,
+            study=study, state="starting", said=starting, controller=None, trials=Counts(), phases=[], failures=[], requests=0,
             used=nothing, budget=unbounded,
         )  # fmt: skip
     ledger = opened(runs, study)
@@ -116,7 +116,7 @@ def status_of(runs: Path, study: str) -> Status:
     if controller is not None:
         state, said = "running", f"running (process {controller['pid']} on {controller['host']})"
     elif starting:
-        state, said = "starting", "starting in the background"
+        state, said = "starting", starting
     elif finished:
         state = said = "done"
     bounds = Budget.model_validate({} if frozen is None else frozen.document["study"].get("budget", {}))

@@ -26,10 +26,10 @@ def stop(runs: Path, study: str, *, now: bool, wait: bool, patience_s: float = S
         `study`, `stopped` (nothing runs any more), `said` (a sentence).
     """
     detached = Detached(runs / study)
-    controller = holder(runs, study)
-    if controller is None and detached.end_before_it_began():
-        return {"study": study, "stopped": True, "said": f"{study}: it was still starting and is ended. Nothing was done yet."}
-    ledger = opened(runs, study)
+    starting = detached.starting()
+    if starting is not None and detached.end_before_it_began():
+        return {"study": study, "stopped": True, "said": f"{study}: it did not run yet ({starting}), and is ended."}
+    ledger, controller = opened(runs, study), holder(runs, study)
     if controller is None:
         return {"study": study, "stopped": True, "said": f"{study} is not running. Nothing to stop."}
     request(runs, study, What.STOP_NOW if now else What.STOP)
@@ -47,6 +47,7 @@ def stop(runs: Path, study: str, *, now: bool, wait: bool, patience_s: float = S
         time.sleep(POLL_S)
     if not wait:
         return {"study": study, "stopped": False, "said": asked}
+    detached.end_before_it_began()  # a job that was at its time limit just then stands in the queue again
     states = [record.state for record in ledger.trials()]
     open_ = sum(state in (TrialState.QUEUED, TrialState.RUNNING) for state in states)
     said = f"{asked} It ended: {states.count(TrialState.DONE)} trials are done, {open_} are to do. `ablate run` goes on."

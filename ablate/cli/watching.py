@@ -16,7 +16,7 @@ from ablate.cli.progress import Progress, view
 from ablate.cli.status import status_of
 from ablate.errors import LedgerError
 from ablate.execution.base import QueueEvent
-from ablate.execution.detached import Detached
+from ablate.execution.detached import STARTING, Detached
 from ablate.execution.evidence import latest_metrics
 from ablate.execution.lock import holder
 from ablate.ledger import Ledger, TrialRecord
@@ -47,11 +47,11 @@ def watch(runs: Path, study: str, *, as_json: bool = False, console: Console | N
     console = console or Console()
     background = Detached(runs / study)
     try:
-        frozen = _begun(runs, study)
+        frozen = _begun(runs, study, lambda text: None if as_json else console.print(text, markup=False, highlight=False))
         if frozen is None and background.log.exists():
             console.print(_end_of(background.log), markup=False, highlight=False, soft_wrap=True)
             return 2
-        if frozen is not None and holder(runs, study) is not None:
+        if frozen is not None and _at_work(runs, study):
             _follow(runs, frozen, as_json, console)
     except KeyboardInterrupt:
         console.print(
@@ -61,11 +61,14 @@ def watch(runs: Path, study: str, *, as_json: bool = False, console: Console | N
     return _said(runs, study, as_json, console)
 
 
-def _begun(runs: Path, study: str) -> Study | None:
+def _begun(runs: Path, study: str, tell: Callable[[str], None]) -> Study | None:
     """The study, once its controller has fixed what it is; None where no controller is at work."""
-    background = Detached(runs / study)
+    background, told = Detached(runs / study), STARTING
     while True:
         starting = background.starting()
+        if starting not in (None, told):
+            tell(f"{study}: {starting}")
+            told = starting or told
         at_work = starting or holder(runs, study) is not None
         if not at_work and background.log.exists() and not (runs / study / "ledger.db").exists():
             return None
@@ -76,6 +79,12 @@ def _begun(runs: Path, study: str) -> Study | None:
             if not at_work:
                 return None
         time.sleep(LOOK_S)
+
+
+def _at_work(runs: Path, study: str) -> bool:
+    """Whether a controller runs it, or waits in a queue to go on with it."""
+    # In this order: a controller that begins between the two looks is seen by the second.
+    return Detached(runs / study).starting() is not None or holder(runs, study) is not None
 
 
 def _follow(runs: Path, study: Study, as_json: bool, console: Console) -> None:
@@ -98,7 +107,7 @@ def _follow(runs: Path, study: Study, as_json: bool, console: Console) -> None:
 def _until_it_ends(runs: Path, study: Study, observer: Observer, progress: Progress) -> None:
     follower = Follower(runs, study.study, observer, quietly=progress.event)
     while True:
-        at_work = holder(runs, study.study) is not None
+        at_work = _at_work(runs, study.study)
         follower.look()
         if not at_work:
             return

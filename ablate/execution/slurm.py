@@ -269,10 +269,10 @@ def jobs_of() -> dict[str, Job] | None:
     return found
 
 
-def answered(command: Sequence[str]) -> str | None:
+def answered(command: Sequence[str], patience_s: float = PATIENCE_S) -> str | None:
     """What one of Slurm's commands prints; None where it fails or does not answer in time."""
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=PATIENCE_S, check=False)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=patience_s, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

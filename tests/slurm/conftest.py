@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "contracts")]
+sys.path[:0] = [str(Path(__file__).parent), *(str(Path(__file__).parents[1] / folder) for folder in ("contracts", "ablate/cli"))]
 
 from cluster import Cluster, missing  # noqa: E402
 from stage import TIMING, Stage  # noqa: E402
