@@ -69,21 +69,27 @@ def found_said(found: dict[str, str]) -> str:
     return f"{found['study']}: {found['said']}"
 
 
-def test_a_controller_near_its_time_limit_stands_in_the_queue_again_and_loses_nothing(place: Toyplace, cluster: Cluster) -> None:
+@pytest.mark.parametrize("how", ["near its time limit", "preempted"])
+def test_a_controller_that_must_leave_stands_in_the_queue_again_and_loses_nothing(place: Toyplace, cluster: Cluster, how: str) -> None:
     place.write(step_s=0.5, more=SLURM.replace("MORE", ""))
     place.ablate("run", "toy.yaml", "--no-mlflow", "--detach")
     job = job_of(place)
     looking = place.start("watch", "toy", "--json")
     until(lambda: len(list(place.runs.glob("trials/*/attempts/*/checkpoint.json"))) >= 2, 90)
     first = holder(place.runs, "toy")
-    cluster.run("scancel", "--batch", "--signal=USR1", job)  # what Slurm itself sends
+    if how == "preempted":
+        high = place.directory / "high.sh"
+        high.write_text("#!/bin/sh\nsleep 2\n")
+        cluster.run("sbatch", "--partition=high", "--nodes=2", "--exclusive", f"--output={place.directory}/high.log", str(high))
+    else:
+        cluster.run("scancel", "--batch", "--signal=USR1", job)  # what Slurm itself sends
     until(lambda: (now := holder(place.runs, "toy")) is not None and first is not None and now["pid"] != first["pid"], 90)
     assert cluster.jobs().count(job) == 1, "the same job again"
     output, _ = looking.communicate(timeout=180)
     assert looking.returncode == 0, output + log_of(place)
     assert json.loads(output.splitlines()[-1])["state"] == "done", "who looked on waited for it"
     check_done(place)
-    assert f"job {job} stands in the queue again" in log_of(place)
+    assert "DUE TO" in log_of(place), "Slurm ended the first one"
     from_steps = [int(path.name.split("-")[2]) for path in (place.directory / "counts").iterdir()]
     assert max(from_steps) > 0, "a trial went on from its checkpoint"
 
