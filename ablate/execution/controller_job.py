@@ -157,6 +157,7 @@ def main(directory: Path, arguments: Sequence[str]) -> int:
     Returns:
         The controller's exit code.
     """
+    # SIGUSR1: its time limit is near, or where the cluster says so, it is preempted. SIGTERM: it shall end.
     number, heard = os.environ["SLURM_JOB_ID"], list[int]()
     controller: subprocess.Popen[bytes] | None = None
 
@@ -178,7 +179,7 @@ def main(directory: Path, arguments: Sequence[str]) -> int:
         end(started)
     code = started.wait()
     if signal.SIGUSR1 in heard and code == Interrupted.exit_code:
-        print(f"Its time limit is near: job {number} stands in the queue again and will go on.", flush=True)
+        print(f"Slurm takes its place away: job {number} stands in the queue again and will go on.", flush=True)
         slurm.answered(["scontrol", "requeue", number])
     return code
 

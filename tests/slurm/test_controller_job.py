@@ -91,7 +91,8 @@ def test_a_controller_that_must_leave_stands_in_the_queue_again_and_loses_nothin
     check_done(place)
     assert "DUE TO" in log_of(place), "Slurm ended the first one"
     from_steps = [int(path.name.split("-")[2]) for path in (place.directory / "counts").iterdir()]
-    assert max(from_steps) > 0, "a trial went on from its checkpoint"
+    assert from_steps.count(0) == 9, "none began twice"
+    assert max(from_steps) > 0, "what ran went on from its checkpoint"
 
 
 def test_a_stop_ends_the_controllers_job_for_good(place: Toyplace, cluster: Cluster) -> None:
