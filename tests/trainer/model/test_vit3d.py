@@ -13,8 +13,9 @@ from torch import Tensor
 
 from trainer.config import Model, TrainerConfig
 from trainer.model import build
+from trainer.model.attention import Attention
 from trainer.model.positions import BASE, patch_coordinates, rotary_table, rotate
-from trainer.model.vit3d import Attention, patchify
+from trainer.model.vit3d import patchify
 
 
 def tiny(**model: Any) -> TrainerConfig:
