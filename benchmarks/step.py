@@ -75,9 +75,8 @@ def main() -> None:
 def table(asked: argparse.Namespace, codes: dict[str, Path]) -> None:
     """Alternate over the codes within each repetition."""
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}")
-    print(
-        "| threads | arm | before: steps/s (range) | now: steps/s (range) | ratio | CPU ms a step, before | now | ratio | data, before | data, now | peak GiB, now |"
-    )
+    rates = "before: steps/s (range) | now: steps/s (range) | ratio | CPU ms a step, before | now | ratio"
+    print(f"| threads | arm | {rates} | data, before | data, now | peak GiB, now |")
     print("| --- " * 11 + "|")
     for threads in asked.threads:
         for arm, config in ARMS.items():

@@ -2,8 +2,9 @@
 
     python benchmarks/step_floor.py [--before COMMIT] [--repetitions N] [--steps N]
 
-Every matrix product, activation, softmax and normalisation of one real step, forward and backward, is called again with the tensors that
-it had there, and its least time counts. Their sum is a floor: everything between them (copies, the optimizer, losses, Python, data,
+Every matrix product, activation, softmax and normalisation of one real step, forward and backward, is called again and again with the
+tensors that it had there, so from a warm cache, and its median time counts (CPU time with one thread, as other work on the machine then
+hardly matters). Their sum is a floor: everything between them (copies, the optimizer, losses, Python, data,
 measures) taken as free. Whole steps, before and now, alternate with it in the same run. Figures are kept in benchmarks/README.md.
 """
 
@@ -42,7 +43,7 @@ TRIES = 15
 
 
 class Alone(TorchDispatchMode):
-    """Calls each kernel of a kind several times where it occurs, and adds up the least times, in seconds."""
+    """Calls each kernel of a kind several times where it occurs, and adds up the median times, in seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,15 +53,16 @@ class Alone(TorchDispatchMode):
         for kind, names in KINDS.items():
             if func.overloadpacket.__name__ in names:  # all of them may be called again: none reads what it writes
                 times = [timed(lambda: func(*args, **(kwargs or {}))) for _ in range(TRIES)]
-                self.seconds[kind] += min(times)
+                self.seconds[kind] += statistics.median(times)
         return func(*args, **(kwargs or {}))
 
 
 def timed(call: Callable[[], object]) -> float:
     """Seconds."""
-    started = time.perf_counter()
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    started = clock()
     call()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def floor(threads: int) -> dict[str, float]:

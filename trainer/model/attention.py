@@ -44,9 +44,8 @@ class Attention(nn.Module):
         if qkv.device.type == "cpu" and max(tokens for _, tokens in shapes) <= FEW_TOKENS:
             mixed: Tensor = _Mixed.apply(qkv, self.heads, shapes, tables)  # type: ignore[no-untyped-call]
         else:
-            mixed = torch.cat(
-                [_attended(rows, self.heads, *group) for rows, *group in zip(_split(qkv, shapes), shapes, tables, strict=True)]
-            )
+            groups = zip(_split(qkv, shapes), shapes, tables, strict=True)
+            mixed = torch.cat([_attended(rows, self.heads, shape, table) for rows, shape, table in groups])
         out: Tensor = self.out(mixed)
         return out
 
@@ -57,7 +56,7 @@ def _for_heads(rotary: Rotary, dtype: torch.dtype) -> Rotary:
 
 
 def _split(packed: Packed, shapes: Sequence[Shape]) -> tuple[Packed, ...]:
-    return packed.split([crops * tokens for crops, tokens in shapes])
+    return torch.split(packed, [crops * tokens for crops, tokens in shapes])
 
 
 def _by_head(packed: Packed, heads: int, shape: Shape, parts: int) -> Float[Tensor, "parts crops heads tokens head_dim"]:
@@ -97,7 +96,7 @@ class _Mixed(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Packed) -> tuple[Packed, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Packed) -> tuple[Packed, None, None, None]:
         heads, shapes, kept = ctx.heads, ctx.shapes, ctx.saved_tensors
         found = gradient.new_empty(len(gradient), 3 * gradient.shape[1])
         rows = zip(_split(gradient, shapes), _split(found, shapes), shapes, ctx.tables, kept[::2], kept[1::2], strict=True)
