@@ -75,7 +75,8 @@ class _Mixed(torch.autograd.Function):
     """softmax(q k' / sqrt d) v within each crop, by plain products.
 
     With its gradient written out, because crops of all sizes then read from one row and write into one row: what torch derives
-    fills a row with zeros for each part that it splits off, copies the part in and adds the rows up (3 % of a step of `phantom_cpu`).
+    fills a row with zeros for each part that it splits off, copies the part in and adds the rows up. Won about 2 % of a
+    step of `phantom_cpu`, near the noise (docs/LOG.md).
     """
 
     @staticmethod
