@@ -3,7 +3,8 @@
     python benchmarks/step.py [--before COMMIT] [--repetitions N] [--steps N]
 
 Each repetition is a process of its own that trains the preset (default arm, and the healthy one) for some steps; the rate is that of
-`loop/steps_per_second` of the trainer's report: data, update and training measures. The earlier code is checked out into a
+`loop/steps_per_second` of the trainer's report: data, update and training measures. CPU time is that of all the process's threads, and
+hardly depends on what else runs; with two threads it holds their waiting for each other too. The earlier code is checked out into a
 temporary folder. Results with date and machine are kept in benchmarks/README.md.
 """
 
@@ -28,17 +29,19 @@ ARMS = {
 }
 
 CHILD = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 import torch
 from trainer.train import train
 class Run:
-    def __init__(self, directory): self.directory, self.last = Path(directory), {}
-    def report(self, step, metrics): self.last = metrics; return True
+    def __init__(self, directory): self.directory, self.last, self.cpu = Path(directory), {}, []
+    def report(self, step, metrics): self.last = metrics; self.cpu.append((step, time.process_time())); return True
 asked = json.loads(sys.argv[1])
 torch.set_num_threads(asked["threads"])
 run = Run(asked["directory"])
 found = train({**asked["config"], "measure.rungs": [], "loop.checkpoint_every_steps": 0, "measure.record_crops": False}, run)
+(first, began), (last, ended) = run.cpu[0], run.cpu[-2]  # the last report is that after the probes
+found["loop/cpu_ms_per_step"] = 1e3 * (ended - began) / (last - first)
 print(json.dumps({name: value for name, value in {**run.last, **found}.items() if name.startswith("loop/")}))
 """
 
@@ -72,8 +75,9 @@ def main() -> None:
 def table(asked: argparse.Namespace, codes: dict[str, Path]) -> None:
     """Alternate over the codes within each repetition."""
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}")
-    print("| threads | arm | before: steps/s (range) | now: steps/s (range) | ratio | data, before | data, now | peak GiB, now |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    rates = "before: steps/s (range) | now: steps/s (range) | ratio | CPU ms a step, before | now | ratio"
+    print(f"| threads | arm | {rates} | data, before | data, now | peak GiB, now |")
+    print("| --- " * 11 + "|")
     for threads in asked.threads:
         for arm, config in ARMS.items():
             runs: dict[str, list[dict[str, float]]] = {name: [] for name in codes}
@@ -84,9 +88,11 @@ def table(asked: argparse.Namespace, codes: dict[str, Path]) -> None:
             middle = {name: statistics.median(found) for name, found in rates.items()}
             said = {name: f"{middle[name]:.1f} ({min(found):.1f} to {max(found):.1f})" for name, found in rates.items()}
             data = {name: statistics.median(run["loop/data_fraction"] for run in found) for name, found in runs.items()}
+            cpu = {name: statistics.median(run["loop/cpu_ms_per_step"] for run in found) for name, found in runs.items()}
             peak = statistics.median(run.get("loop/peak_memory_gib", float("nan")) for run in runs["now"])
             print(
                 f"| {threads} | {arm} | {said['before']} | {said['now']} | {middle['now'] / middle['before']:.2f} "
+                f"| {cpu['before']:.1f} | {cpu['now']:.1f} | {cpu['before'] / cpu['now']:.2f} "
                 f"| {data['before']:.0%} | {data['now']:.0%} | {peak:.2f} |",
                 flush=True,
             )

@@ -249,11 +249,7 @@ class _Source:
 
 def _ratios(by: Foreground, crops: ScanCrops) -> Float32[np.ndarray, " views"]:
     corners = np.concatenate([crops.global_corners, crops.local_corners])
-    out = np.empty(len(corners), dtype=np.float32)
-    for edge in set(crops.edges.tolist()):
-        here = crops.edges == edge
-        out[here] = by.counts(corners[here], edge) / edge**3
-    return out
+    return np.asarray(by.counts(corners, crops.edges) / crops.edges**3, dtype=np.float32)
 
 
 def resized(crop: Int16[np.ndarray, "edge edge edge"], size: int) -> Int16[np.ndarray, "size size size"]:

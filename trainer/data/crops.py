@@ -79,6 +79,8 @@ class CropSampler:
         self._ratio_global, self._ratio_local = ratio_global(crops), ratio_local(crops)
         self._patch, self._spacing_mm = patch_size, spacing_mm
         self._scaled = crops.global_scale_mm is not None or crops.local_scale_mm is not None
+        self._unscaled_edges = np.concatenate(self._spans(np.zeros(2), np.zeros(crops.local_crops)))
+        self._rooms: dict[int, Int[np.ndarray, "3"]] = {}
         self._steps_inside = np.full(3, (self._global_size - self._local_size) // patch_size + 1)
         self._partners: Bool[np.ndarray, "d h w"] | None = None
         self._partner_searches = 0
@@ -102,8 +104,9 @@ class CropSampler:
 
     def _edges(self, seed: int, step: int, index: int) -> Int[np.ndarray, " views"]:
         """Edges in voxels of the scan."""
-        views = 2 + self._crops.local_crops
-        shares = stream(seed, step, "crop/edges", index).random(views) if self._scaled else np.zeros(views)
+        if not self._scaled:
+            return self._unscaled_edges
+        shares = stream(seed, step, "crop/edges", index).random(2 + self._crops.local_crops)
         return np.concatenate(self._spans(shares[:2], shares[2:]))
 
     def _spans(
@@ -141,7 +144,9 @@ class CropSampler:
         return {"global": global_, "local": local, "pairs": global_, "local_in_global": within}
 
     def _room(self, size: int) -> Int[np.ndarray, "3"]:
-        return np.asarray(self._shape - size + 1)
+        if size not in self._rooms:
+            self._rooms[size] = np.asarray(self._shape - size + 1)
+        return self._rooms[size]
 
     def _first_global(self, size: int, must: bool, partner_must: bool, rng: np.random.Generator) -> tuple[Int[np.ndarray, "3"], bool]:
         room = self._room(size)

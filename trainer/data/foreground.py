@@ -150,7 +150,7 @@ class Foreground:
         self._integral = integral
         self._flat = integral.ravel()
         self._strides = np.array([integral.shape[1] * integral.shape[2], integral.shape[2], 1], dtype=np.int64)
-        self._corner_offsets: dict[int, Int[np.ndarray, "8"]] = {}
+        self._unit_offsets = _UNIT_CUBE @ self._strides
 
     @classmethod
     def of(cls, mask: Bool[np.ndarray, "depth height width"]) -> Foreground:
@@ -158,12 +158,11 @@ class Foreground:
         _, h, w = (n + 1 for n in mask.shape)
         return cls(np.concatenate(list(_integral_slabs(_slabs(mask), (h, w)))))
 
-    def counts(self, corners: Int[np.ndarray, "n 3"], size: int) -> Int[np.ndarray, " n"]:
-        """Foreground voxels in the cubes of edge `size` at these low corners (which must lie inside the scan)."""
-        if size not in self._corner_offsets:
-            self._corner_offsets[size] = _UNIT_CUBE @ (self._strides * size)
+    def counts(self, corners: Int[np.ndarray, "n 3"], size: int | Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Foreground voxels in the cubes of edge `size`, one for all or one each, at these low corners (which must lie inside the scan)."""
         # One gather of all eight look-ups: the samplers ask for few crops at a time, so calls cost more than bytes.
-        return np.asarray(self._flat[(corners @ self._strides)[:, None] + self._corner_offsets[size]] @ _SIGNS)
+        offsets = np.multiply.outer(size, self._unit_offsets)
+        return np.asarray(self._flat[(corners @ self._strides)[:, None] + offsets] @ _SIGNS)
 
     def ratio(self, corners: Int[np.ndarray, "n 3"], size: int) -> Float[np.ndarray, " n"]:
         """Share of foreground voxels, 0 to 1, in the cubes of edge `size` at these low corners.

@@ -18,13 +18,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config import Model
-from trainer.model.positions import MM_PER_UNIT, patch_coordinates, rotary_table, rotate
-
-Rotary = tuple[Float[Tensor, "*crops tokens head_dim"], Float[Tensor, "*crops tokens head_dim"]]
-Packed = Float[Tensor, "packed dim"]
-FEW_TOKENS = 64
-Shape = tuple[int, int]
-"""Crops of a size, and tokens of each."""
+from trainer.model.attention import Attention, Packed, Rotary, Shape
+from trainer.model.positions import MM_PER_UNIT, patch_coordinates, rotary_table
 
 
 class Tokens(NamedTuple):
@@ -39,47 +34,6 @@ def patchify(images: Float[Tensor, "batch 1 depth height width"], patch: int) ->
     batch, _, depth, height, width = images.shape
     grid = images.reshape(batch, depth // patch, patch, height // patch, patch, width // patch, patch)
     return grid.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, -1, patch**3)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention within each crop; patch tokens turn by their positions, CLS and registers do not.
-
-    Keys have no bias: it would raise all of a query's scores alike, which softmax does not see, so that only rounding would move it.
-
-    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2; biases as in Bao et al. 2021 (BEiT), arXiv 2106.08254.
-    """
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.query_bias, self.value_bias = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
-        self.out = nn.Linear(dim, dim)
-
-    def forward(self, x: Packed, shapes: Sequence[Shape], rotaries: Sequence[Rotary | None]) -> Packed:
-        bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
-        rows = torch.split(F.linear(x, self.qkv.weight, bias), [crops * tokens for crops, tokens in shapes])
-        mixed = [self._attend(qkv, shape, rotary) for qkv, shape, rotary in zip(rows, shapes, rotaries, strict=True)]
-        out: Tensor = self.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
-        return out
-
-    def _attend(self, qkv: Float[Tensor, "packed three_dims"], shape: Shape, rotary: Rotary | None) -> Packed:
-        crops, tokens = shape
-        q_and_k, v = qkv.view(crops, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).contiguous().tensor_split([2])
-        if rotary is not None:
-            q_and_k = rotate(q_and_k, *(table.to(qkv.dtype).unsqueeze(-3) for table in rotary))
-        mixed = _mix(q_and_k[0], q_and_k[1], v[0])
-        return mixed.transpose(1, 2).reshape(crops * tokens, -1)
-
-
-def _mix(
-    q: Float[Tensor, "crops heads tokens d"], k: Float[Tensor, "crops heads tokens d"], v: Float[Tensor, "crops heads tokens d"]
-) -> Float[Tensor, "crops heads tokens d"]:
-    """softmax(q k' / sqrt d) v. On CPU the fused kernel takes about twice as long as plain products while tokens are few."""
-    if q.device.type != "cpu" or q.shape[2] > FEW_TOKENS:
-        return F.scaled_dot_product_attention(q, k, v)
-    share = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1)
-    return share @ v
 
 
 class Block(nn.Module):

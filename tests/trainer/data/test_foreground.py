@@ -88,6 +88,8 @@ def test_counts_are_those_of_a_loop_however_it_is_cut_into_slabs(shape: tuple[in
         assert fast.counts(np.array([corner]), size)[0] == sum(
             bool(mask[z + a, y + b, x + c]) for a in range(size) for b in range(size) for c in range(size)
         )
+    edges = np.arange(1, size + 1)  # an edge of its own for each corner
+    assert fast.counts(np.zeros((size, 3), np.int64), edges).tolist() == [int(mask[:n, :n, :n].sum()) for n in edges]
 
 
 def in_memory() -> Scan:

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import trainer.model.attention
 from trainer.config import Model, TrainerConfig
 from trainer.model import build
+from trainer.model.attention import Attention
 from trainer.model.positions import BASE, patch_coordinates, rotary_table, rotate
-from trainer.model.vit3d import Attention, patchify
+from trainer.model.vit3d import patchify
 
 
 def tiny(**model: Any) -> TrainerConfig:
@@ -215,3 +217,29 @@ def test_positions_in_mm_depend_on_what_a_crop_spans() -> None:
     assert not torch.allclose(wide[1], nominal[1], atol=1e-3)
     config.data.phantom.spacing_mm = 10.0
     assert torch.allclose(build(config).backbone([image])[0].patches[1], wide[1], atol=1e-5)
+
+
+def test_the_written_gradient_of_attention_is_that_of_the_plain_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sizes packed in one row, one with positions of its own for each crop, one without positions."""
+    random = torch.Generator().manual_seed(0)
+    attention = Attention(24, 2).double()
+    x = torch.randn(3 * 8 + 2 * 5, 24, dtype=torch.float64, generator=random, requires_grad=True)
+    shapes = [(3, 8), (2, 5)]
+    rotaries = [rotary_table(torch.rand(3, 8, 3, generator=random) * 2 - 1, 12), None]
+    above = torch.randn(x.shape, dtype=torch.float64, generator=random)
+
+    def result() -> tuple[Tensor, ...]:
+        mixed = attention(x, shapes, rotaries)
+        return (mixed, *torch.autograd.grad(mixed, [x, *attention.parameters()], above))
+
+    found = result()
+    monkeypatch.setattr(trainer.model.attention, "FEW_TOKENS", 0)
+    for ours, plain in zip(found, result(), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-12, rtol=1e-10)
+
+
+def test_the_written_gradient_holds_by_finite_differences() -> None:
+    attention = Attention(12, 2).double()
+    tables = [rotary_table(patch_coordinates(2, 1.0), 6), rotary_table(patch_coordinates(1, 0.5), 6)]
+    x = torch.randn(2 * 8 + 3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    assert torch.autograd.gradcheck(lambda rows: attention(rows, [(2, 8), (3, 1)], tables), x)

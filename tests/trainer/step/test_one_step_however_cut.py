@@ -32,7 +32,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "background": {"matching": "background_prototype", "foreground_weighting": "sqrt"},
     "batch_mean": {"foreground_weighting": "linear", "foreground_weighting_scope": "batch_mean"},
 }
-ONLY_THE_CUT = {"loop.micro_batch_size", "loop.shard_weights"}
+TWO_RANKS: dict[str, dict[str, Any]] = {
+    "ddp": {"recipes": ["everything", "softmax", "batch_mean"], "cuts": [None, 8]},
+    "fsdp2": {"recipes": ["everything"], "cuts": [8]},
+}
 
 
 def recipe(name: str, precision: str, micro_batch_size: int | None = None) -> TrainerConfig:
@@ -82,8 +85,10 @@ def test_a_step_for_each_micro_batch_is_told_apart() -> None:
         check_equal(learner.student.state_dict(), whole, "float64")
 
 
-def two_ranks(tmp_path: Path, **asked: Any) -> dict[str, Tensor]:
-    """Weights after the same steps by two processes, half of each batch in each."""
+@pytest.fixture(scope="module")
+def of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """Weights after the same steps by two processes, half of each batch in each; one pair of them for all, as each imports torch."""
+    out = tmp_path_factory.mktemp("ranks") / "weights.pt"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -92,7 +97,7 @@ def two_ranks(tmp_path: Path, **asked: Any) -> dict[str, Tensor]:
     for rank in range(2):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         environment = os.environ | place | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(here / "one_rank.py"), json.dumps({**asked, "out": str(tmp_path / "weights.pt")})]
+        command = [sys.executable, str(here / "one_rank.py"), json.dumps({"asked": TWO_RANKS, "out": str(out)})]
         processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"))
     try:
         said = [process.communicate(timeout=120)[0] for process in processes]
@@ -102,19 +107,16 @@ def two_ranks(tmp_path: Path, **asked: Any) -> dict[str, Tensor]:
                 process.kill()
                 process.communicate()
     assert [process.returncode for process in processes] == [0, 0], said
-    found: dict[str, Tensor] = torch.load(tmp_path / "weights.pt", weights_only=True)
+    found: dict[str, Tensor] = torch.load(out, weights_only=True)
     return found
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp2"])
-def test_two_ranks_equal_one_process(tmp_path: Path, shard: bool) -> None:
-    names = ["everything"] if shard else ["everything", "softmax", "batch_mean"]
-    cuts = [8] if shard else [None, 8]
-    found = two_ranks(tmp_path, recipes=names, cuts=cuts, shard=shard)
-    for name in names:
+@pytest.mark.parametrize("way", TWO_RANKS)
+def test_two_ranks_equal_one_process(of_two_ranks: dict[str, Tensor], way: str) -> None:
+    for name in TWO_RANKS[way]["recipes"]:
         for precision in ("float64", "float32"):
             whole, _ = weights_after(recipe(name, precision))
-            for cut in cuts:
-                prefix = f"{name}/{precision}/{cut}/"
-                weights = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
+            for cut in TWO_RANKS[way]["cuts"]:
+                prefix = f"{way}/{name}/{precision}/{cut}/"
+                weights = {key.removeprefix(prefix): value for key, value in of_two_ranks.items() if key.startswith(prefix)}
                 check_equal(weights, whole, precision)

@@ -1,0 +1,117 @@
+"""Multi-head self-attention within each crop, where crops of several sizes lie packed in one row of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from trainer.model.positions import rotate
+
+Rotary = tuple[Float[Tensor, "*crops tokens head_dim"], Float[Tensor, "*crops tokens head_dim"]]
+Packed = Float[Tensor, "packed dim"]
+Heads = Float[Tensor, "three crops heads tokens head_dim"]
+Shape = tuple[int, int]
+"""Crops of a size, and tokens of each."""
+FEW_TOKENS = 64
+"""Up to so many tokens plain products take about half as long on CPU as the fused kernel."""
+
+
+class Attention(nn.Module):
+    """Patch tokens turn by their positions, CLS and registers do not.
+
+    Keys have no bias: it would raise all of a query's scores alike, which softmax does not see, so that only rounding would move it.
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2; biases as in Bao et al. 2021 (BEiT), arXiv 2106.08254.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.query_bias, self.value_bias = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Packed, shapes: Sequence[Shape], rotaries: Sequence[Rotary | None]) -> Packed:
+        bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
+        qkv = F.linear(x, self.qkv.weight, bias)
+        tables = [None if rotary is None else _for_heads(rotary, qkv.dtype) for rotary in rotaries]
+        if qkv.device.type == "cpu" and max(tokens for _, tokens in shapes) <= FEW_TOKENS:
+            mixed: Tensor = _Mixed.apply(qkv, self.heads, shapes, tables)  # type: ignore[no-untyped-call]
+        else:
+            groups = zip(_split(qkv, shapes), shapes, tables, strict=True)
+            mixed = torch.cat([_attended(rows, self.heads, shape, table) for rows, shape, table in groups])
+        out: Tensor = self.out(mixed)
+        return out
+
+
+def _for_heads(rotary: Rotary, dtype: torch.dtype) -> Rotary:
+    cosine, signed_sine = rotary
+    return cosine.to(dtype).unsqueeze(-3), signed_sine.to(dtype).unsqueeze(-3)
+
+
+def _split(packed: Packed, shapes: Sequence[Shape]) -> tuple[Packed, ...]:
+    return torch.split(packed, [crops * tokens for crops, tokens in shapes])
+
+
+def _by_head(packed: Packed, heads: int, shape: Shape, parts: int) -> Float[Tensor, "parts crops heads tokens head_dim"]:
+    """A view of queries, keys and values, or of what was made of them."""
+    return packed.view(*shape, parts, heads, -1).permute(2, 0, 3, 1, 4)
+
+
+def _attended(qkv: Packed, heads: int, shape: Shape, rotary: Rotary | None) -> Packed:
+    q_and_k, v = _by_head(qkv, heads, shape, 3).contiguous().tensor_split([2])
+    if rotary is not None:
+        q_and_k = rotate(q_and_k, *rotary)
+    return F.scaled_dot_product_attention(q_and_k[0], q_and_k[1], v[0]).transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+class _Mixed(torch.autograd.Function):
+    """softmax(q k' / sqrt d) v within each crop, by plain products.
+
+    With its gradient written out, because crops of all sizes then read from one row and write into one row: what torch derives
+    fills a row with zeros for each part that it splits off, copies the part in and adds the rows up. Won about 2 % of a
+    step of `phantom_cpu`, near the noise (docs/LOG.md).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Packed, heads: int, shapes: Sequence[Shape], tables: Sequence[Rotary | None]) -> Packed:
+        mixed = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
+        kept = []
+        for rows, into, shape, table in zip(_split(qkv, shapes), _split(mixed, shapes), shapes, tables, strict=True):
+            parts = _by_head(rows, heads, shape, 3).contiguous()
+            if table is not None:
+                parts[:2] = rotate(parts[:2], *table)
+            q, k, v = parts.flatten(1, 2)
+            share = torch.softmax(_scaled(q, k.transpose(1, 2), q.shape[2]), dim=-1)
+            _by_head(into, heads, shape, 1).copy_((share @ v).view(parts[:1].shape))
+            kept += [parts, share]
+        ctx.save_for_backward(*kept)
+        ctx.heads, ctx.shapes, ctx.tables = heads, shapes, tables
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Packed) -> tuple[Packed, None, None, None]:
+        heads, shapes, kept = ctx.heads, ctx.shapes, ctx.saved_tensors
+        found = gradient.new_empty(len(gradient), 3 * gradient.shape[1])
+        rows = zip(_split(gradient, shapes), _split(found, shapes), shapes, ctx.tables, kept[::2], kept[1::2], strict=True)
+        for above, into, shape, table, parts, share in rows:
+            q, k, v = parts.flatten(1, 2)
+            g = _by_head(above, heads, shape, 1).reshape(v.shape)
+            scores = torch._softmax_backward_data(g @ v.transpose(1, 2), share, -1, share.dtype)
+            own = torch.stack([_scaled(scores, k, q.shape[2]), _scaled(scores.transpose(1, 2), q, q.shape[2])]).view(2, *parts.shape[1:])
+            by_head = _by_head(into, heads, shape, 3)
+            by_head[:2] = own if table is None else rotate(own, table[0], -table[1])
+            by_head[2] = (share.transpose(1, 2) @ g).view(parts.shape[1:])
+        return found, None, None, None
+
+
+def _scaled(a: Float[Tensor, "batch n m"], b: Float[Tensor, "batch m k"], dim: int) -> Float[Tensor, "batch n k"]:
+    """a b / sqrt(dim), scaled by the product itself."""
+    return a.new_empty(len(a), a.shape[1], b.shape[2]).baddbmm_(a, b, beta=0, alpha=dim**-0.5)
