@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ablate.stats.effects import Paired, mean, paired
-from ablate.study import BASELINE, Arm, Level, Levels, Question, Study
+from ablate.study import BASELINE, CONFIRMATION, Arm, Level, Levels, Question, Study
 from ablate.verdict import ArmVerdict, Conclusion, Evidence, Metrics
 from ablate.words import between, counted, listed, number
 
@@ -92,7 +92,7 @@ def answer(
     if not conclusions:
         return Answer(headline=["No phase is concluded yet."], subject=BASELINE, changes=[], questions=[], warnings=list(failures))
     last = conclusions[-1]
-    adopted = any(conclusion.winner != BASELINE for conclusion in conclusions)
+    adopted = _adopted(conclusions)
     where, subject = (last, last.arm(last.winner)) if adopted else _closest(study, conclusions)
     found = evidence.get(where.phase, {}).get(subject.name, {})
     return Answer(
@@ -108,15 +108,31 @@ def answer(
     )
 
 
+def _adopted(conclusions: Sequence[Conclusion]) -> bool:
+    """Whether a change is recommended: what the phases adopted, unless fresh replicates did not confirm it."""
+    last = conclusions[-1]
+    return last.winner != BASELINE if last.phase == CONFIRMATION else any(one.winner != BASELINE for one in conclusions)
+
+
 def _headline(study: Study, conclusions: Sequence[Conclusion], adopted: bool) -> list[str]:
     metric = study.objective.metric
+    last = conclusions[-1]
+    phases = [conclusion for conclusion in conclusions if conclusion.phase != CONFIRMATION]
+    names = [f"{conclusion.winner} ({conclusion.phase})" for conclusion in phases if conclusion.winner != BASELINE]
+    if last.phase == CONFIRMATION and not adopted:
+        arm = last.arms[-1]
+        return [
+            f"Not confirmed: {listed(names)} {'was' if len(names) == 1 else 'were'} adopted by the replicates that chose, but "
+            f"{counted(arm.replicates, 'fresh replicate')} of the winner against the study's baseline say {arm.verdict}. {arm.reason} "
+            "The baseline stays."
+        ]
     if adopted:
         winner = conclusions[-1].arm(conclusions[-1].winner)
-        names = [f"{conclusion.winner} ({conclusion.phase})" for conclusion in conclusions if conclusion.winner != BASELINE]
-        said = [f"Yes: {listed(names)} {'is' if len(names) == 1 else 'are'} adopted."]
+        confirmed = " and confirmed on fresh replicates" if last.phase == CONFIRMATION else ""
+        said = [f"Yes: {listed(names)} {'is' if len(names) == 1 else 'are'} adopted{confirmed}."]
         if winner.total_effect is not None:
             total = winner.total_effect
-            pairs = f"{counted(winner.replicates, 'replicate')}"
+            pairs = counted(winner.replicates, "fresh replicate" if confirmed else "replicate")
             said[0] += (
                 f" Against the study's baseline, {metric} changes by {number(total.mean, signed=True)}{between(total.low, total.high)}"
                 f" to {number(winner.metrics.get(metric))}, over {pairs}."
@@ -245,15 +261,32 @@ def _warnings(study: Study, conclusions: Sequence[Conclusion], winner: ArmVerdic
     if idle:
         said.append(f"Equal to their baseline in every replicate, so without effect under these settings: {listed(idle)}.")
     missing = [phase.name for phase in study.phases if phase.name not in {conclusion.phase for conclusion in conclusions}]
+    if winner is not None and study.confirm and conclusions[-1].phase != CONFIRMATION and conclusions[-1].next is None:
+        said.append("The winner has not met the study's baseline on fresh replicates yet: run the same command again.")
+    said += _checks(conclusions)
     if missing and conclusions[-1].next is not None:
         said.append(f"The study has not ended: {listed(missing)} {'is' if len(missing) == 1 else 'are'} not concluded.")
     elif missing:
         said.append(f"Not run, because a gate led elsewhere: {listed(missing)}.")
     said.append(
         "Intervals cover what the replicate's seed varies (start, order, and split of the data where it rotates), not other data, "
-        f"longer training or larger models. They assume about normal differences over {counted(study.replicates.start, 'replicate')}."
+        f"longer training or larger models. They assume about normal differences, and hold at every look from "
+        f"{study.replicates.start} to {study.replicates.at_most} replicates."
     )
     return said
+
+
+def _checks(conclusions: Sequence[Conclusion]) -> list[str]:
+    """How often giving up an arm early was right, where that was looked at."""
+    checks = [check for conclusion in conclusions for check in conclusion.checks]
+    if not checks:
+        return []
+    wrong = [check.arm for check in checks if not check.confirmed]
+    given_up = sum(text.startswith("Stopped") for conclusion in conclusions for text in conclusion.stopped.values())
+    said = f"{counted(given_up, 'arm')} stopped early; {len(checks)} of those condemned by a guard ran on to check that rule: "
+    return [
+        said + ("rejected in the end as well." if not wrong else f"{listed(wrong)} not rejected in the end, so none was stopped by it.")
+    ]
 
 
 def _healthy(arm: ArmVerdict) -> bool:

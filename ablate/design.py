@@ -219,6 +219,7 @@ def show(level: Level) -> str:
     if isinstance(level, list):
         return f"[{', '.join(show(item) for item in level)}]"
     if isinstance(level, (int, float)):
+        level += 0  # -0.0 is 0
         return f"{level:g}" if float(f"{level:g}") == level else repr(level)
     return repr(level) if _looks_otherwise(level) else level
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 from ablate import design, gates, plan, preflight, trial, verdict
+from ablate.allocation import allocate
 from ablate.errors import BaselineFailed, BudgetSpent, Reopened
 from ablate.execution.pool import Queue, QueueEvent
 from ablate.ledger import Ledger
 from ablate.offers import Offers
 from ablate.proposals import Told, Tuner
-from ablate.study import BASELINE, REFERENCES, Arm, Levels, Phase, Study, Tune
+from ablate.study import BASELINE, CONFIRMATION, REFERENCES, Arm, Levels, Phase, Study, Tune
 from ablate.verdict import Conclusion
 
 
@@ -87,6 +88,8 @@ def _phases(stage: Stage, observer: Observer) -> list[Conclusion]:
         observer.concluded(conclusion)
         concluded.append(conclusion)
         carried, name = dict(conclusion.winner_levels), conclusion.next
+        if name is None and conclusion.phase != CONFIRMATION and stage.study.confirm and any(c.winner != BASELINE for c in concluded):
+            name = CONFIRMATION
     return concluded
 
 
@@ -128,13 +131,16 @@ class Stage:
             self.ledger.event("inert", f"{phase.name}: {path} has no effect on top of what is carried")
         if isinstance(phase.design, Tune):
             conclusion = self._tuned(phase, phase.design, carried)
+        elif phase.name == CONFIRMATION:
+            arms = [Arm(name=BASELINE, levels=dict(self.study.baseline)), Arm(name="winner", levels=dict(carried))]
+            conclusion = self._decide(phase, arms, plan.CONFIRM_REPLICATE + self.study.replicates.first)
         else:
             self._look_again(phase, carried)
-            replicates = range(self.study.replicates_of(phase).start)
-            conclusion = self._decide(phase, design.expand(phase, carried), replicates)
+            conclusion = self._decide(phase, design.expand(phase, carried), self.study.replicates_of(phase).first)
         inert = self.offers.inert(self.offers.config(conclusion.winner_levels, 0))
         conclusion = conclusion.model_copy(update={"inert": [path for path in inert if path in conclusion.winner_levels]})
-        conclusion = gates.pass_through(self.study, phase, conclusion)
+        if phase.name != CONFIRMATION:
+            conclusion = gates.pass_through(self.study, phase, conclusion)
         self.ledger.conclude(phase.name, conclusion.model_dump(mode="json"))
         self.ledger.event("phase", f"{phase.name}: {conclusion.reason}")
         return conclusion
@@ -148,31 +154,50 @@ class Stage:
                 if finding.level == "error":
                     self.ledger.event("preflight", f"{phase.name}: {arm.name}: {finding.path}: {finding.what} {finding.mend}")
 
-    def _decide(self, phase: Phase, arms: Sequence[Arm], replicates: Sequence[int], points: Sequence[verdict.Point] = ()) -> Conclusion:
-        references = [Arm(name=n, levels={**self.study.baseline, **levels}) for n, levels in self.study.references.items()]
+    def _decide(self, phase: Phase, arms: Sequence[Arm], first: int, points: Sequence[verdict.Point] = ()) -> Conclusion:
+        """Give replicates, from number `first` on, until nothing is open, and decide."""
+        beside = [Arm(name=n, levels={**self.study.baseline, **levels}) for n, levels in self.study.references.items()]
         origin = Arm(name=BASELINE, levels=dict(self.study.baseline))
-        specs = {arm.name: self._specs(phase.name, arm, replicates) for arm in arms}
-        reference_specs = {arm.name: self._specs(REFERENCES, arm, replicates) for arm in references}
-        origin_specs = self._specs(REFERENCES, origin, replicates)
-        self._complete(phase.name, {"study baseline": origin_specs} | reference_specs | specs)
-        baseline = {spec.signature for spec in specs[BASELINE]}
-        if not self._metrics(specs[BASELINE]):
-            raise BaselineFailed(self._why_failed(phase, specs[BASELINE]))
+        given: dict[str, int] = {}
+        while True:
+            specs = {arm.name: self._specs(phase.name, arm, range(first, first + given.get(arm.name, 0))) for arm in arms}
+            evidence = {name: self._metrics(found) for name, found in specs.items()}
+            along = range(first, first + given.get(BASELINE, 0))
+            references = {arm.name: self._specs(REFERENCES, arm, along) for arm in beside}
+            origins = self._specs(REFERENCES, origin, along)
+            if given and not evidence[BASELINE]:
+                raise BaselineFailed(self._why_failed(phase, specs[BASELINE]))
+            of_references = {name: self._metrics(found) for name, found in references.items()}
+            same = _equal(specs) if given else []
+            decided = allocate(self.study, phase, [arm.name for arm in arms], given, evidence, of_references, same)
+            if not decided.more(given):
+                break
+            given = {arm: max(count, given.get(arm, 0)) for arm, count in decided.replicates.items()}
+            along = range(first, first + given[BASELINE])
+            wanted = {"study baseline": self._specs(REFERENCES, origin, along)}
+            wanted |= {arm.name: self._specs(REFERENCES, arm, along) for arm in beside}
+            wanted |= {arm.name: self._specs(phase.name, arm, range(first, first + given[arm.name])) for arm in arms}
+            self._complete(phase.name, wanted)
         return verdict.conclude(
             self.study,
             phase,
             arms,
-            {name: self._metrics(found) for name, found in specs.items()},
-            origin=self._metrics(origin_specs),
-            references={name: self._metrics(found) for name, found in reference_specs.items()},
+            evidence,
+            origin=self._metrics(origins),
+            references=of_references,
             collapse={name: self._collapse(found) for name, found in specs.items()},
-            same=[name for name, found in specs.items() if name != BASELINE and {s.signature for s in found} == baseline],
+            same=same,
             points=points,
+            stopped=decided.stopped,
+            condemned=decided.condemned,
+            checked=decided.checked,
+            asked={arm: range(first, first + count) for arm, count in given.items()},
         )
 
     def _tuned(self, phase: Phase, tune: Tune, carried: Levels) -> Conclusion:
         tuner = Tuner(phase, carried, self.offers.setting_types(), self.study.objective.direction)
-        replicates = range(self.study.replicates_of(phase).start)
+        counts = self.study.replicates_of(phase)
+        replicates = range(counts.first, counts.first + counts.start)
         points: list[verdict.Point] = []
         while len(points) < tune.tune:
             told = [Told(point.levels, point.objective, point.feasible) for point in points]
@@ -188,8 +213,7 @@ class Stage:
         best = verdict.best_point(self.study, points)
         if best is not None:
             arms.append(Arm(name="tuned", levels=best.levels))
-        fresh = range(plan.FRESH_REPLICATE, plan.FRESH_REPLICATE + len(replicates))
-        return self._decide(phase, arms, fresh, points)
+        return self._decide(phase, arms, plan.FRESH_REPLICATE + replicates.start, points)
 
     def _infeasible(self, levels: list[Levels]) -> list[bool]:
         findings = self.offers.preflight([self.offers.config(one, 0) for one in levels], self.root)
@@ -241,3 +265,13 @@ class Stage:
     def _collapse(self, specs: Sequence[trial.TrialSpec]) -> Mapping[int, str]:
         found = {spec.replicate: trial.result_of(self.root, spec.signature) for spec in specs}
         return {r: str(result.summary["collapse"]) for r, result in found.items() if result is not None and "collapse" in result.summary}
+
+
+def _equal(specs: Mapping[str, Sequence[trial.TrialSpec]]) -> list[str]:
+    """Arms whose trials are the baseline's."""
+    baseline = {spec.replicate: spec.signature for spec in specs[BASELINE]}
+    return [
+        name
+        for name, found in specs.items()
+        if name != BASELINE and found and all(baseline.get(spec.replicate) == spec.signature for spec in found)
+    ]

@@ -21,6 +21,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,6
 BASELINE = "baseline"
 """The name of the reference arm in every phase."""
 
+CONFIRMATION = "confirmation"
+"""The name of the last phase, which holds the study's winner against the study's baseline on fresh replicates."""
+
 REFERENCES = "references"
 """The phase name under which the ledger keeps the trials of the study's references, and of its own baseline."""
 
@@ -121,10 +124,16 @@ class Guard(_Strict):
 
 
 class Replicates(_Strict):
-    """How many paired replicates an arm gets."""
+    """How many paired replicates an arm gets: all of them `start`, then one more at a time while its verdict is open."""
 
     start: int = Field(4, ge=3)
     at_most: int = Field(6, ge=3)
+    condemn: int | None = Field(2, ge=1)
+    """An arm that breaks the same guard in each of its first so many replicates gets no more; none: it gets `start` whatever they say."""
+    check: float = Field(0.125, ge=0, le=1)
+    """Share of the arms condemned so, at least one, that run to `start` all the same, to see whether the rule was right; 0: none."""
+    first: int = Field(0, ge=0, lt=1000)
+    """Number of the first replicate: another one gives fresh seeds."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Replicates:
@@ -287,17 +296,24 @@ class Study(_Strict):
     """What the report answers for the winner; none: what the trainer's `headlines` offer names."""
     floors: list[Floor] = []
     """Probes that the report shows beside what needs no learning; none: what the trainer's `headlines` offer names."""
+    confirm: bool = True
+    """Whether what was adopted meets the study's baseline once more, on replicates that chose nothing: the headline effect is theirs."""
     otherwise: str | None = Field(None, pattern=r"\.ya?ml$")
     """The study to run where this one ends with nothing adopted: a file, from the folder of this study's file."""
     phases: list[Phase] = Field(min_length=1)
 
+    @property
+    def confirmation(self) -> Phase:
+        """The last phase, which is in no study file: its arms are the study's baseline and `winner`, what the phases have carried to it."""
+        return Phase(name=CONFIRMATION, design="one_at_a_time")
+
     def phase(self, name: str) -> Phase:
-        """The phase of that name.
+        """The phase of that name, the confirmation among them.
 
         Raises:
             KeyError: None has it.
         """
-        for phase in self.phases:
+        for phase in [*self.phases, self.confirmation]:
             if phase.name == name:
                 return phase
         raise KeyError(name)
