@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ablate import transfer
 from ablate.stats.effects import Paired, mean, paired
 from ablate.study import BASELINE, CONFIRMATION, Arm, Level, Levels, Question, Study
 from ablate.verdict import ArmVerdict, Conclusion, Evidence, Metrics
@@ -97,6 +98,7 @@ def answer(
     found = evidence.get(where.phase, {}).get(subject.name, {})
     return Answer(
         headline=[
+            *([held] if (held := transfer.sentence(study, last)) else []),
             *_headline(study, conclusions, adopted),
             *_otherwise(study, last, adopted),
             *(_phase_line(conclusion) for conclusion in conclusions),

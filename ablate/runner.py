@@ -133,7 +133,7 @@ class Stage:
             conclusion = self._tuned(phase, phase.design, carried)
         elif phase.name == CONFIRMATION:
             arms = [Arm(name=BASELINE, levels=dict(self.study.baseline)), Arm(name="winner", levels=dict(carried))]
-            conclusion = self._decide(phase, arms, plan.CONFIRM_REPLICATE + self.study.replicates.first)
+            conclusion = self._decide(phase, arms, plan.CONFIRM_REPLICATE + self.study.replicates.first, over=self.study.trainer.confirm)
         else:
             self._look_again(phase, carried)
             conclusion = self._decide(phase, design.expand(phase, carried), self.study.replicates_of(phase).first)
@@ -154,17 +154,26 @@ class Stage:
                 if finding.level == "error":
                     self.ledger.event("preflight", f"{phase.name}: {arm.name}: {finding.path}: {finding.what} {finding.mend}")
 
-    def _decide(self, phase: Phase, arms: Sequence[Arm], first: int, points: Sequence[verdict.Point] = ()) -> Conclusion:
-        """Give replicates, from number `first` on, until nothing is open, and decide."""
+    def _decide(
+        self, phase: Phase, arms: Sequence[Arm], first: int, points: Sequence[verdict.Point] = (), over: Levels | None = None
+    ) -> Conclusion:
+        """Give replicates, from number `first` on, until nothing is open, and decide.
+
+        Args:
+            over: Settings of these trials over all others.
+        """
+
+        def specs_of(place: str, arm: Arm, count: int) -> list[trial.TrialSpec]:
+            return self._specs(place, arm, range(first, first + count), over)
+
         beside = [Arm(name=n, levels={**self.study.baseline, **levels}) for n, levels in self.study.references.items()]
         origin = Arm(name=BASELINE, levels=dict(self.study.baseline))
         given: dict[str, int] = {}
         while True:
-            specs = {arm.name: self._specs(phase.name, arm, range(first, first + given.get(arm.name, 0))) for arm in arms}
+            specs = {arm.name: specs_of(phase.name, arm, given.get(arm.name, 0)) for arm in arms}
             evidence = {name: self._metrics(found) for name, found in specs.items()}
-            along = range(first, first + given.get(BASELINE, 0))
-            references = {arm.name: self._specs(REFERENCES, arm, along) for arm in beside}
-            origins = self._specs(REFERENCES, origin, along)
+            references = {arm.name: specs_of(REFERENCES, arm, given.get(BASELINE, 0)) for arm in beside}
+            origins = specs_of(REFERENCES, origin, given.get(BASELINE, 0))
             if given and not evidence[BASELINE]:
                 raise BaselineFailed(self._why_failed(phase, specs[BASELINE]))
             of_references = {name: self._metrics(found) for name, found in references.items()}
@@ -173,10 +182,9 @@ class Stage:
             if not decided.more(given):
                 break
             given = {arm: max(count, given.get(arm, 0)) for arm, count in decided.replicates.items()}
-            along = range(first, first + given[BASELINE])
-            wanted = {"study baseline": self._specs(REFERENCES, origin, along)}
-            wanted |= {arm.name: self._specs(REFERENCES, arm, along) for arm in beside}
-            wanted |= {arm.name: self._specs(phase.name, arm, range(first, first + given[arm.name])) for arm in arms}
+            wanted = {"study baseline": specs_of(REFERENCES, origin, given[BASELINE])}
+            wanted |= {arm.name: specs_of(REFERENCES, arm, given[BASELINE]) for arm in beside}
+            wanted |= {arm.name: specs_of(phase.name, arm, given[arm.name]) for arm in arms}
             self._complete(phase.name, wanted)
         return verdict.conclude(
             self.study,
@@ -219,8 +227,9 @@ class Stage:
         findings = self.offers.preflight([self.offers.config(one, 0) for one in levels], self.root)
         return [any(finding.level == "error" for finding in found) for found in findings]
 
-    def _specs(self, phase: str, arm: Arm, replicates: Sequence[int]) -> list[trial.TrialSpec]:
-        specs = [planned.spec for planned in plan.trials(arm, replicates, self.offers, self.data_hash)]
+    def _specs(self, phase: str, arm: Arm, replicates: Sequence[int], over: Levels | None = None) -> list[trial.TrialSpec]:
+        trained = arm.model_copy(update={"levels": {**arm.levels, **(over or {})}})
+        specs = [planned.spec for planned in plan.trials(trained, replicates, self.offers, self.data_hash)]
         self.ledger.add_arms(phase, [arm])
         self.ledger.add_trials(phase, arm.name, specs)
         return specs

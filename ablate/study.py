@@ -55,6 +55,8 @@ class Trainer(Command, _Strict):
     preset: str | None = None
     set: Levels = {}
     """Settings for every arm and reference of the study."""
+    confirm: Levels = {}
+    """Settings for the trials of the confirmation, over all others: scans by which nothing was chosen, say."""
     inert: str | None = None
     preflight: str | None = None
     data_hash: str | None = None
@@ -203,6 +205,18 @@ class Question(_Strict):
     direction: Literal["maximize", "minimize"]
 
 
+class Confirms(_Strict):
+    """What another study found and this one looks at again: longer, larger, on other data."""
+
+    study: Name
+    winner: str
+    """The arms that it adopted."""
+    effect: float
+    """Its total effect on the objective of that study, with its interval."""
+    low: float | None
+    high: float | None
+
+
 class Floor(_Strict):
     """A metric, and the one that says what the same measure gives without any learning (raw intensities, say)."""
 
@@ -296,6 +310,8 @@ class Study(_Strict):
     """What the report answers for the winner; none: what the trainer's `headlines` offer names."""
     floors: list[Floor] = []
     """Probes that the report shows beside what needs no learning; none: what the trainer's `headlines` offer names."""
+    confirms: Confirms | None = None
+    """Set by `ablate confirm`."""
     confirm: bool = True
     """Whether what was adopted meets the study's baseline once more, on replicates that chose nothing: the headline effect is theirs."""
     otherwise: str | None = Field(None, pattern=r"\.ya?ml$")

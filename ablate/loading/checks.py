@@ -217,10 +217,14 @@ def coerced(document: Document, offers: Offers) -> Document:
     return changed
 
 
+_FOR_ALL: tuple[Keys, ...] = (("trainer", "set"), ("trainer", "confirm"))
+"""Where settings hold for all arms alike."""
+
+
 def _level_mappings(document: Document) -> Iterator[Keys]:
     """Where levels stand, except factors."""
     yield ("baseline",)
-    yield ("trainer", "set")
+    yield from _FOR_ALL
     yield from (("references", name) for name in _mapping(document.get("references")))
     for index, phase in enumerate(_list(document.get("phases"))):
         if isinstance(phase, dict):
@@ -230,7 +234,7 @@ def _level_mappings(document: Document) -> Iterator[Keys]:
 
 def _places(document: Document) -> Iterator[_Place]:
     for keys in _level_mappings(document):
-        role: Role = "set" if keys == ("trainer", "set") else "level"
+        role: Role = "set" if keys in _FOR_ALL else "level"
         for path, value in _mapping(_found(document, keys)).items():
             yield _Place((*keys, path), path, value, role)
     for index, phase in enumerate(_list(document.get("phases"))):
