@@ -1,7 +1,11 @@
 """Which arm gets how many replicates: more only where the answer is open. Pure: the same results give the same allocation.
 
-Every arm gets `condemn` replicates, then `start`, then one more at a time up to `at_most`. No more are given to an arm that
+Where the study names rungs, the `start` replicates of every arm run to the first rung and pause, then those of the arms that are left to
+the next. Then every arm gets `condemn` replicates at full length, then `start`, then one more at a time up to `at_most`. No more are given
+to an arm that
 
+- is **hopeless**: at a rung its benefit is shown to be below 0 (one-sided t-test at `HOPELESS`, not corrected: it adopts nobody). A share
+  of these (`check`) runs to `start` all the same; where one of them then gains the smallest effect, the rule was wrong and all run on;
 - is **condemned**: it breaks the same guard in each of its first `condemn` replicates. A share of the condemned arms (`check`) runs to
   `start` all the same; where one of these keeps the guard then, the rule was wrong here and every condemned arm runs to `start`;
 - breaks a guard on its mean after `start` replicates, or never reports the metric of a guard;
@@ -24,6 +28,12 @@ from ablate.study import BASELINE, Guard, Phase, Replicates, Study
 from ablate.verdict import Evidence, Metrics, guard_states, series
 from ablate.words import counted, listed, number, share
 
+HOPELESS = 0.05
+"""Chance of stopping an arm at a rung that is no worse than the baseline there."""
+
+AtRungs = Mapping[int, Mapping[str, Mapping[int, float]]]
+"""Rung to arm to replicate to the objective there; rungs that were run alone."""
+
 
 @dataclass(frozen=True)
 class Allocation:
@@ -34,12 +44,17 @@ class Allocation:
     stopped: Mapping[str, str]
     """Arm to the sentence that says why it gets no more, where it has fewer than `at_most`."""
     condemned: Sequence[str]
-    checked: Sequence[str]
-    """Condemned arms that run on, to check the rule."""
+    """Arms given up for a broken guard, without the checked ones."""
+    hopeless: Sequence[str]
+    """Arms given up at a rung, without the checked ones."""
+    checked: Mapping[str, bool]
+    """Arms that were given up and run on, to check the rules; whether what they show at `start` agrees, as far as they are."""
+    until: int | None = None
+    """The rung to which the replicates run now; none: to their end."""
 
     def more(self, given: Mapping[str, int]) -> bool:
         """Whether any arm should have more than it was given."""
-        return any(count > given.get(arm, 0) for arm, count in self.replicates.items())
+        return self.until is not None or any(count > given.get(arm, 0) for arm, count in self.replicates.items())
 
 
 def allocate(
@@ -50,34 +65,75 @@ def allocate(
     evidence: Evidence,
     references: Evidence,
     same: Collection[str] = (),
+    at_rungs: AtRungs | None = None,
 ) -> Allocation:
     """Who gets how many replicates in all, from the results so far.
 
     Args:
         arms: Names, the baseline among them.
-        given: Arm to replicates that were run, failed ones included; empty before the first.
+        given: Arm to replicates that were run to their end, failed ones included; empty before the first.
         same: Arms whose trials are the baseline's trials.
+        at_rungs: What is known of the rungs that were run.
     """
     plan = study.replicates_of(phase)
     rivals = [arm for arm in arms if arm != BASELINE]
     first = plan.start if plan.condemn is None or not study.guards else min(plan.condemn, plan.start)
+    slow = _hopeless(study, at_rungs or {}, [arm for arm in rivals if arm not in same])
+    spared = {arm: given.get(arm, 0) < plan.start or not _gains(study, evidence, arm) for arm in _chosen(study, phase, list(slow), plan)}
+    if not all(spared.values()):
+        slow = {}
+    hopeless = [arm for arm in slow if arm not in spared]
+    left = [arm for arm in arms if arm not in hopeless]
+    rung = next((step for step in sorted(study.rungs) if step not in (at_rungs or {})), None)
+    if not given and rung is not None:
+        return Allocation(dict.fromkeys(left, plan.start), dict(slow), (), hopeless, spared, rung)
     if not given:
-        return Allocation(dict.fromkeys(arms, first), {}, (), ())
-    open_ = [arm for arm in rivals if arm not in same]
+        return Allocation(dict.fromkeys(left, first), {}, (), hopeless, spared)
+    open_ = [arm for arm in rivals if arm not in same and arm not in hopeless]
     broken = {arm: found for arm in open_ if (found := _broken_throughout(study.guards, evidence.get(arm, {}), plan, first)) is not None}
-    checked = _checked(study, phase, list(broken), plan)
-    wrong = [arm for arm in checked if given[arm] >= plan.start and _keeps_guards(study, evidence.get(arm, {}))]
-    condemned = [] if wrong else [arm for arm in broken if arm not in checked]
-    wanted = {arm: given[arm] for arm in rivals}
-    stopped = {arm: f"Stopped after {counted(given[arm], 'replicate')}: {broken[arm]} in each of them." for arm in condemned}
-    short = [arm for arm in open_ if arm not in condemned and given[arm] < plan.start]
+    checked = {
+        arm: given.get(arm, 0) < plan.start or not _keeps_guards(study, evidence.get(arm, {}))
+        for arm in _chosen(study, phase, list(broken), plan)
+    }
+    if not all(checked.values()):
+        broken = {}
+    condemned = [arm for arm in broken if arm not in checked]
+    wanted = {arm: given.get(arm, 0) for arm in rivals}
+    stopped = {arm: f"Stopped after {counted(wanted[arm], 'replicate')}: {broken[arm]} in each of them." for arm in condemned}
+    stopped |= {arm: slow[arm] for arm in hopeless}
+    going = [arm for arm in open_ if arm not in condemned]
+    short = [arm for arm in going if wanted[arm] < plan.start]
     if short:
-        wanted |= dict.fromkeys(short, plan.start)
+        # One that was given up by mistake begins where all began.
+        wanted |= {arm: plan.start if wanted[arm] else first for arm in short}
     else:
-        more, why = _after_start(study, plan, [arm for arm in open_ if arm not in condemned], given, evidence, references, len(condemned))
-        wanted |= {arm: given[arm] + 1 for arm in more}
+        more, why = _after_start(study, plan, going, wanted, evidence, references, len(condemned) + len(hopeless))
+        wanted |= {arm: wanted[arm] + 1 for arm in more}
         stopped |= why
-    return Allocation({BASELINE: max([first, *wanted.values()]), **wanted}, stopped, condemned, checked)
+    return Allocation({BASELINE: max([first, *wanted.values()]), **wanted}, stopped, condemned, hopeless, checked | spared)
+
+
+def _hopeless(study: Study, at_rungs: AtRungs, rivals: Sequence[str]) -> dict[str, str]:
+    """Arm to why it is hopeless, for those that a rung shows to be worse than the baseline."""
+    found: dict[str, str] = {}
+    for step in sorted(at_rungs):
+        values = at_rungs[step]
+        for arm in rivals:
+            pairs = paired(values.get(arm, {}), values.get(BASELINE, {}), study.objective.sign)
+            p = pairs.p_greater()
+            if arm not in found and p is not None and pairs.mean is not None and 1 - p < HOPELESS:
+                effect = number(study.objective.sign * pairs.mean, signed=True)
+                found[arm] = (
+                    f"Stopped at step {step}: {study.objective.metric} {effect} there, worse than the baseline ({pairs.pairs} pairs)."
+                )
+    return found
+
+
+def _gains(study: Study, evidence: Evidence, arm: str) -> bool:
+    """Whether an arm's mean benefit at full length reaches the smallest effect."""
+    own, other = (series(evidence.get(name, {}), study.objective.metric) for name in (arm, BASELINE))
+    mean = paired(own, other, study.objective.sign).mean
+    return mean is not None and mean >= study.objective.smallest_effect
 
 
 def _after_start(
@@ -87,14 +143,14 @@ def _after_start(
     given: Mapping[str, int],
     evidence: Evidence,
     references: Evidence,
-    condemned: int,
+    given_up: int,
 ) -> tuple[list[str], dict[str, str]]:
     """Arms that get one more, and why the others do not."""
     metric, sign = study.objective.metric, study.objective.sign
     values = {arm: series(evidence.get(arm, {}), metric) for arm in [*arms, BASELINE]}
     benefits = {arm: paired(values[arm], values[BASELINE], sign) for arm in arms}
     over = {name: {arm: paired(values[arm], series(found, metric), sign) for arm in arms} for name, found in references.items()}
-    judged = judge(benefits, Looks(plan.start, plan.at_most), study.alpha, study.objective.smallest_effect, over, condemned)
+    judged = judge(benefits, Looks(plan.start, plan.at_most), study.alpha, study.objective.smallest_effect, over, given_up)
     more, why = [], {}
     for arm in arms:
         if given[arm] >= plan.at_most:
@@ -129,10 +185,10 @@ def _broken_throughout(guards: Sequence[Guard], found: Mapping[int, Metrics], pl
     return None
 
 
-def _checked(study: Study, phase: Phase, condemned: Sequence[str], plan: Replicates) -> list[str]:
-    """Which condemned arms run on: chosen by their names, so that no result has a say."""
-    count = min(len(condemned), math.ceil(plan.check * len(condemned)))
-    order = sorted(condemned, key=lambda arm: hashlib.sha256(f"{study.study}/{phase.name}/{arm}".encode()).hexdigest())
+def _chosen(study: Study, phase: Phase, given_up: Sequence[str], plan: Replicates) -> list[str]:
+    """Which arms that were given up run on: chosen by their names, so that no result has a say."""
+    count = min(len(given_up), math.ceil(plan.check * len(given_up)))
+    order = sorted(given_up, key=lambda arm: hashlib.sha256(f"{study.study}/{phase.name}/{arm}".encode()).hexdigest())
     return order[:count]
 
 

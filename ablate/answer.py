@@ -285,10 +285,8 @@ def _checks(conclusions: Sequence[Conclusion]) -> list[str]:
         return []
     wrong = [check.arm for check in checks if not check.confirmed]
     given_up = sum(text.startswith("Stopped") for conclusion in conclusions for text in conclusion.stopped.values())
-    said = f"{counted(given_up, 'arm')} stopped early; {len(checks)} of those condemned by a guard ran on to check that rule: "
-    return [
-        said + ("rejected in the end as well." if not wrong else f"{listed(wrong)} not rejected in the end, so none was stopped by it.")
-    ]
+    said = f"{counted(given_up, 'arm')} stopped early; {counted(len(checks), 'other')} that would have ran on to check the rules: "
+    return [said + ("each bears them out." if not wrong else f"{listed(wrong)} did not, so that rule stopped no arm of its phase.")]
 
 
 def _healthy(arm: ArmVerdict) -> bool:

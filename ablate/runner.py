@@ -113,7 +113,8 @@ class Stage:
 
     def _retried(self, phase: str) -> dict[str, list[trial.TrialSpec]]:
         """Arms of a concluded phase with trials that wait all the same: a user asked for them again."""
-        waiting = {record.signature for record in self.ledger.trials({trial.TrialState.QUEUED, trial.TrialState.RUNNING})}
+        records = self.ledger.trials({trial.TrialState.QUEUED, trial.TrialState.RUNNING})
+        waiting = {record.signature for record in records if not record.message.startswith(trial.PAUSED)}
         found: dict[str, list[trial.TrialSpec]] = {}
         own = self.ledger.uses(phase)
         replicates = {use.replicate for use in own}
@@ -169,6 +170,7 @@ class Stage:
         beside = [Arm(name=n, levels={**self.study.baseline, **levels}) for n, levels in self.study.references.items()]
         origin = Arm(name=BASELINE, levels=dict(self.study.baseline))
         given: dict[str, int] = {}
+        at_rungs: dict[int, dict[str, dict[int, float]]] = {}
         while True:
             specs = {arm.name: specs_of(phase.name, arm, given.get(arm.name, 0)) for arm in arms}
             evidence = {name: self._metrics(found) for name, found in specs.items()}
@@ -178,13 +180,21 @@ class Stage:
                 raise BaselineFailed(self._why_failed(phase, specs[BASELINE]))
             of_references = {name: self._metrics(found) for name, found in references.items()}
             same = _equal(specs) if given else []
-            decided = allocate(self.study, phase, [arm.name for arm in arms], given, evidence, of_references, same)
+            decided = allocate(self.study, phase, [arm.name for arm in arms], given, evidence, of_references, same, at_rungs)
             if not decided.more(given):
                 break
+            if decided.until is not None:
+                racing = {arm.name: specs_of(phase.name, arm, decided.replicates.get(arm.name, 0)) for arm in arms}
+                self._complete(phase.name, racing, decided.until)
+                at_rungs[decided.until] = {name: self._at_rung(found, decided.until) for name, found in racing.items()}
+                if not any(at_rungs[decided.until].values()):
+                    said = f"{phase.name}: no trial reports {self.study.objective.metric} by step {decided.until}; no arm is compared there"
+                    self.ledger.event("rung", said)
+                continue
             given = {arm: max(count, given.get(arm, 0)) for arm, count in decided.replicates.items()}
             wanted = {"study baseline": specs_of(REFERENCES, origin, given[BASELINE])}
             wanted |= {arm.name: specs_of(REFERENCES, arm, given[BASELINE]) for arm in beside}
-            wanted |= {arm.name: specs_of(phase.name, arm, given[arm.name]) for arm in arms}
+            wanted |= {arm.name: specs_of(phase.name, arm, given.get(arm.name, 0)) for arm in arms}
             self._complete(phase.name, wanted)
         return verdict.conclude(
             self.study,
@@ -198,6 +208,7 @@ class Stage:
             points=points,
             stopped=decided.stopped,
             condemned=decided.condemned,
+            hopeless=decided.hopeless,
             checked=decided.checked,
             asked={arm: range(first, first + count) for arm, count in given.items()},
         )
@@ -241,11 +252,11 @@ class Stage:
             f"Mend the cause, move {self.root / self.study.study} away and run again; trials that are done are found again."
         )
 
-    def _complete(self, phase: str, arms: Mapping[str, Sequence[trial.TrialSpec]]) -> None:
+    def _complete(self, phase: str, arms: Mapping[str, Sequence[trial.TrialSpec]], until: int | None = None) -> None:
         specs = list({spec.signature: spec for found in arms.values() for spec in found}.values())
         self._check_budget(specs)
         self.observer.trials(phase, arms)
-        self.queue.complete(specs)
+        self.queue.complete(specs, until)
 
     def _check_budget(self, specs: Sequence[trial.TrialSpec]) -> None:
         budget, used = self.study.budget, self.ledger.used()
@@ -270,6 +281,17 @@ class Stage:
     def _metrics(self, specs: Sequence[trial.TrialSpec]) -> Mapping[int, Mapping[str, float]]:
         found = {spec.replicate: trial.result_of(self.root, spec.signature) for spec in specs}
         return {replicate: result.metrics for replicate, result in found.items() if result is not None}
+
+    def _at_rung(self, specs: Sequence[trial.TrialSpec], step: int) -> dict[int, float]:
+        """The objective of these trials at a rung, whether they paused there or went on."""
+        found = {}
+        for spec in specs:
+            number = self.ledger.trial(spec.signature).attempt
+            files = trial.TrialFiles(self.root, spec.signature)
+            value = None if number is None else trial.at_rung(files.attempt(number), self.study.objective.metric, step)
+            if value is not None:
+                found[spec.replicate] = value
+        return found
 
     def _collapse(self, specs: Sequence[trial.TrialSpec]) -> Mapping[int, str]:
         found = {spec.replicate: trial.result_of(self.root, spec.signature) for spec in specs}

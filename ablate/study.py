@@ -285,6 +285,8 @@ class Study(_Strict):
     objective: Objective
     guards: list[Guard] = []
     replicates: Replicates = Replicates()
+    rungs: list[Annotated[int, Field(ge=1)]] = []
+    """Steps before the end at which arms are compared and hopeless ones stop; the trainer must report the objective by then."""
     budget: Budget = Budget()
     alpha: float = Field(0.05, gt=0, lt=0.5)
     executor: Literal["local", "slurm", "inline"] = "local"

@@ -94,7 +94,7 @@ class Check(_Frozen):
     arm: str
     replicates: int
     confirmed: bool
-    """Whether the full replicates reject it too."""
+    """Whether its `start` replicates at full length bear that out."""
 
 
 class Point(_Frozen):
@@ -155,7 +155,8 @@ def conclude(
     points: Sequence[Point] = (),
     stopped: Mapping[str, str] | None = None,
     condemned: Collection[str] = (),
-    checked: Collection[str] = (),
+    hopeless: Collection[str] = (),
+    checked: Mapping[str, bool] | None = None,
     asked: Mapping[str, Collection[int]] | None = None,
 ) -> Conclusion:
     """Decide a phase from its finished trials.
@@ -169,7 +170,8 @@ def conclude(
         points: What a tuning phase measured before its competition.
         stopped: Arm to the reason why it got no more replicates.
         condemned: Arms given up before any test; they stay members of the family.
-        checked: Condemned arms that ran on.
+        hopeless: Arms given up at a rung; they stay members too.
+        checked: Arms that were given up and ran on, and whether they bear that out.
         asked: Arm to the replicates that it was given; none: all that the others have. One that was not given is not missing.
 
     Returns:
@@ -186,13 +188,13 @@ def conclude(
     rivals = [arm.name for arm in arms if arm.name != BASELINE]
 
     def against(name: str, other: Mapping[int, Metrics]) -> Paired:
-        given = None if asked is None else asked[name]
+        given = None if asked is None else asked.get(name, ())
         return paired(values[name], {r: v for r, v in series(other, metric).items() if given is None or r in given}, sign)
 
     benefits = {name: against(name, evidence.get(BASELINE, {})) for name in rivals if name not in same}
     total = {arm.name: against(arm.name, origin) for arm in arms}
     over = {reference: {name: against(name, found) for name in rivals} for reference, found in references.items()}
-    plan, untested = study.replicates_of(phase), sum(not benefits[arm].testable for arm in condemned if arm in benefits)
+    plan, untested = study.replicates_of(phase), sum(not benefits[arm].testable for arm in [*condemned, *hopeless] if arm in benefits)
     looks = Looks(plan.start, plan.at_most)
     family = _Family(
         effects=estimates(benefits, study.alpha, looks, untested),
@@ -202,7 +204,7 @@ def conclude(
         looks=looks,
         members=untested + sum(pairs.testable for pairs in benefits.values()),
     )
-    stopped = stopped or {}
+    stopped, checked = stopped or {}, checked or {}
     judged = [
         _judge(
             study,
@@ -215,6 +217,7 @@ def conclude(
             over={reference: pairs[arm.name] for reference, pairs in over.items() if arm.name in pairs},
             collapse=collapse.get(arm.name, {}),
             stopped=stopped.get(arm.name, ""),
+            hopeless=arm.name in hopeless,
         )
         for arm in sorted(arms, key=lambda arm: arm.name != BASELINE)
     ]
@@ -228,7 +231,7 @@ def conclude(
         points=list(points),
         looks=(plan.start, plan.at_most),
         stopped=dict(stopped),
-        checks=[Check(arm=arm.name, replicates=arm.replicates, confirmed=arm.verdict == "reject") for arm in judged if arm.name in checked],
+        checks=[Check(arm=one.name, replicates=one.replicates, confirmed=checked[one.name]) for one in judged if one.name in checked],
     )
 
 
@@ -279,6 +282,7 @@ def _judge(
     over: Mapping[str, Paired],
     collapse: Mapping[int, str],
     stopped: str,
+    hopeless: bool,
 ) -> ArmVerdict:
     same = arm.name != BASELINE and benefit is None
     guards = guard_states(study.guards, found)
@@ -293,13 +297,15 @@ def _judge(
     elif benefit is None:
         effect = zero
         verdict, reason = "reject", "It is the same trials as the baseline: its changes have no effect under these settings."
+    elif hopeless:
+        effect, verdict, reason = None, "reject", "Given up at a rung."
     else:
         effect = _interval(study, benefit, estimate)
         verdict, reason = _decide(study, benefit, estimate, guards, references, family.adopted_p.get(arm.name), len(found))
         if verdict == "undecided" and estimate is not None:
             cost = _cost(study, course(benefit, family.looks), family.members)
-        if verdict != "adopt":
-            reason = " ".join(part for part in (reason, stopped if stopped.startswith("Stopped") else "", cost) if part)
+    if verdict not in ("adopt", "baseline"):
+        reason = " ".join(part for part in (reason, stopped if stopped.startswith("Stopped") else "", cost) if part)
     return ArmVerdict(
         name=arm.name,
         levels=arm.levels,

@@ -18,7 +18,7 @@ from types import TracebackType
 from ablate.command import Command
 from ablate.execution.base import Order
 from ablate.execution.command import CommandTrainer, Ended
-from ablate.trial import AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, sync_files, write_atomic
+from ablate.trial import PAUSED, AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, sync_files, write_atomic
 
 OWN_FILES = ("metrics.jsonl", "outcome.json", "began.json", "log.txt", "stop")
 """What the platform writes into an attempt; never copied as it is into a later one."""
@@ -29,11 +29,14 @@ class Run:
 
     Args:
         asked: Why the trial should stop now; None: it should not.
+        until: Step from which on it should, because it pauses at a rung.
     """
 
-    def __init__(self, files: AttemptFiles, asked: Callable[[], Cause | None]) -> None:
+    def __init__(self, files: AttemptFiles, asked: Callable[[], Cause | None], until: int | None = None) -> None:
         self.directory = files.directory
         self.stopped: Cause | None = None
+        self.paused = False
+        self._until = until
         self._asked = asked
         self._stream = files.metrics.open("a", encoding="utf-8")
 
@@ -45,6 +48,8 @@ class Run:
         """
         self._stream.write(metric_line(int(step), {str(name): float(value) for name, value in metrics.items()}))
         self._stream.flush()
+        if self.stopped is None and self._until is not None and int(step) >= self._until:
+            self.stopped, self.paused = Cause.STOPPED, True
         return self.go_on()
 
     def go_on(self) -> bool:
@@ -93,10 +98,12 @@ def run_attempt(order: Order, asked: Callable[[], Cause | None] = lambda: None) 
             carry_over(trial.attempt(order.resume_from), files)
         write_atomic(files.began, json.dumps({"resumed_from": order.resume_from, "pid": os.getpid(), "at": time.time()}), durable=False)
         spec = TrialSpec.from_json(trial.spec.read_text())
-        with Run(files, why_stop) as run:
+        with Run(files, why_stop, order.until) as run:
             train = trainer(spec.trainer) if spec.command is None else CommandTrainer(Command.model_validate(spec.command))
             returned = train(spec.config, run)
         cause, message = run.stopped, "" if run.stopped is None else _STOPPED[run.stopped]
+        if run.paused:
+            message = f"{PAUSED} {order.until}, where arms are compared; its checkpoint is kept."
         metrics = _numbers(spec.trainer, returned) if cause is None else {}
         if cause is None:
             sync_files(files.directory)  # what a result rests on is on the disk before it is told

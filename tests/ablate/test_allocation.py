@@ -20,9 +20,10 @@ Draw = Callable[[str, int], dict[str, float] | None]
 NOISE = [0.004, -0.006, 0.001, 0.003, -0.002, 0.005, -0.004, 0.002]
 
 
-def study(**replicates: Any) -> Study:
+def study(*, rungs: list[int] | None = None, **replicates: Any) -> Study:
     return Study.model_validate(
         {
+            "rungs": rungs or [],
             "study": "toy",
             "question": "Which?",
             "trainer": {"callable": "a:b"},
@@ -36,17 +37,25 @@ def study(**replicates: Any) -> Study:
     )
 
 
-def played(found: Study, names: list[str], draw: Draw) -> tuple[Conclusion, dict[str, int], list[Allocation]]:
+def played(
+    found: Study, names: list[str], draw: Draw, early: Callable[[str, int, int], float] | None = None
+) -> tuple[Conclusion, dict[str, int], list[Allocation]]:
     """A phase as the runner plays it."""
     phase, given, results, taken = found.phases[0], dict[str, int](), Results(), []
+    at_rungs: dict[int, dict[str, dict[int, float]]] = {}
     arms = [Arm(name=name, levels={"x": index}) for index, name in enumerate(names)]
     while True:
         evidence = {name: results.get(name, {}) for name in names}
         references = {"untrained": results.get("untrained", {})}
-        decided = allocate(found, phase, names, given, evidence, references)
+        decided = allocate(found, phase, names, given, evidence, references, (), at_rungs)
         if not decided.more(given):
             break
         taken.append(decided)
+        if decided.until is not None:
+            assert early is not None
+            rows = decided.replicates.items()
+            at_rungs[decided.until] = {name: {r: early(name, r, decided.until) for r in range(count)} for name, count in rows}
+            continue
         given = {name: max(count, given.get(name, 0)) for name, count in decided.replicates.items()}
         for name, count in [*given.items(), ("untrained", given[BASELINE])]:
             known = results.setdefault(name, {})
@@ -61,6 +70,7 @@ def played(found: Study, names: list[str], draw: Draw) -> tuple[Conclusion, dict
         collapse={},
         stopped=decided.stopped,
         condemned=decided.condemned,
+        hopeless=decided.hopeless,
         checked=decided.checked,
         asked={name: range(count) for name, count in given.items()},
     )
@@ -107,6 +117,33 @@ def test_an_arm_is_not_condemned_by_a_replicate_that_failed() -> None:
     base = fixed({BASELINE: 0.3, "ill": 0.7, "untrained": 0.2}, ill=("ill",))
     _, given, _ = played(study(check=0), [BASELINE, "ill"], lambda name, r: None if (name, r) == ("ill", 0) else base(name, r))
     assert given["ill"] >= 4
+
+
+def slow_start(name: str, replicate: int, step: int) -> float:
+    """At a rung arm "late" and arm "worse" lie below the baseline."""
+    base = {"late": 0.2, "worse": 0.1}.get(name, 0.3 + 0.001 * step * (name == "good"))
+    return base + 0.01 * replicate + NOISE[(replicate * 3 + len(name)) % 8]
+
+
+def test_an_arm_that_a_rung_shows_to_be_worse_stops_there_and_the_others_go_on() -> None:
+    draw = fixed({BASELINE: 0.3, "good": 0.5, "worse": 0.1, "untrained": 0.2})
+    concluded, given, taken = played(study(rungs=[20, 50], check=0), [BASELINE, "good", "worse"], draw, slow_start)
+    assert [step.until for step in taken[:3]] == [20, 50, None]
+    assert "worse" not in taken[1].replicates
+    assert given == {BASELINE: 4, "good": 4, "worse": 0}
+    worse = concluded.arm("worse")
+    assert (worse.verdict, worse.effect) == ("reject", None)
+    assert worse.reason == "Given up at a rung. Stopped at step 20: score -0.197 there, worse than the baseline (4 pairs)."
+    assert concluded.winner == "good"
+
+
+def test_a_rung_that_was_wrong_about_a_checked_arm_stops_nobody() -> None:
+    draw = fixed({BASELINE: 0.3, "late": 0.5, "worse": 0.1, "untrained": 0.2})
+    found = study(rungs=[20], check=1.0)
+    concluded, given, _ = played(found, [BASELINE, "late", "worse"], draw, slow_start)
+    assert min(given.values()) >= 4
+    assert {check.arm: check.confirmed for check in concluded.checks} == {"late": False, "worse": True}
+    assert [concluded.arm(name).verdict for name in ("late", "worse")] == ["adopt", "reject"]
 
 
 def test_without_condemnation_or_checks_every_arm_gets_its_start() -> None:

@@ -13,7 +13,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Toyplace:
     found = Toyplace(tmp_path_factory.mktemp("toy"))
     found.write()
     text = (found.directory / "toy.yaml").read_text()
-    text = text.replace('trainer: {callable: "toy', 'trainer: {confirm: {checkpoint_every: 2}, callable: "toy').replace("at_most: 3", "at_most: 8")
+    text = text.replace('trainer: {callable: "toy', 'trainer: {confirm: {checkpoint_every: 2}, callable: "toy').replace(
+        "at_most: 3", "at_most: 8"
+    )
     (found.directory / "toy.yaml").write_text(text)
     found.ablate("run", "toy.yaml", "--no-mlflow")
     return found
