@@ -58,6 +58,9 @@ class Answer(_Frozen):
     """What to change in the config, settings without effect under the winner's left out; empty where nothing is adopted."""
     questions: list[Answered]
     warnings: list[str]
+    mattered: list[str] = []
+    """What a factorial and the attribution say, beyond each arm's verdict."""
+    fairness: str = ""
 
     def lines(self) -> list[str]:
         """Everything as lines of text."""
@@ -68,8 +71,12 @@ class Answer(_Frozen):
         if self.questions:
             said += ["", f"For {self.subject}, against the study's baseline:"]
             said += [f"  {question.sentence}" for question in self.questions]
+        if self.mattered:
+            said += ["", "What mattered:", *(f"  {sentence}" for sentence in self.mattered)]
         if self.warnings:
             said += ["", "Keep in mind:", *(f"  {warning}" for warning in self.warnings)]
+        if self.fairness:
+            said += ["", "Fairness:", f"  {self.fairness}"]
         return said
 
 
@@ -81,6 +88,8 @@ def answer(
     origin: Mapping[int, Metrics],
     evidence: Mapping[str, Evidence],
     failures: Sequence[str],
+    mattered: Sequence[str] = (),
+    fairness: str = "",
 ) -> Answer:
     """The answer from what is concluded so far.
 
@@ -89,6 +98,8 @@ def answer(
         origin: The study's own baseline by replicate.
         evidence: Phase to arm to replicate to final metrics.
         failures: Sentences on trials that failed for good.
+        mattered: Sentences of `insight`.
+        fairness: What was equal in all arms.
     """
     if not conclusions:
         return Answer(headline=["No phase is concluded yet."], subject=BASELINE, changes=[], questions=[], warnings=list(failures))
@@ -107,6 +118,8 @@ def answer(
         changes=[change for change in _changes(study, last.winner_levels, base) if change.path not in last.inert],
         questions=[] if subject.name == BASELINE and not adopted else [_answered(study, one, found, origin) for one in study.questions],
         warnings=[*failures, *_warnings(study, conclusions, subject if adopted else None)],
+        mattered=list(mattered),
+        fairness=fairness,
     )
 
 

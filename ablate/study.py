@@ -130,7 +130,7 @@ class Replicates(_Strict):
 
     start: int = Field(4, ge=3)
     at_most: int = Field(6, ge=3)
-    condemn: int | None = Field(2, ge=1)
+    condemn: int | None = Field(3, ge=1)
     """An arm that breaks the same guard in each of its first so many replicates gets no more; none: it gets `start` whatever they say."""
     check: float = Field(0.125, ge=0, le=1)
     """Share of the arms condemned so, at least one, that run to `start` all the same, to see whether the rule was right; 0: none."""

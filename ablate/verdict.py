@@ -383,7 +383,7 @@ def _cost(study: Study, seen: Course, members: int) -> str | None:
 
 
 def _winner(study: Study, judged: Sequence[ArmVerdict], arms: Mapping[str, Arm], values: Mapping[str, Mapping[int, float]]) -> ArmVerdict:
-    """The adopted arm with the largest effect; of those whose difference to it is unresolved, the one with the fewest changes."""
+    """The adopted arm with the largest effect; of those not told apart from it by what matters the one with the fewest changes."""
     sign = study.objective.sign
     adopted = [arm for arm in judged if arm.verdict == "adopt" and arm.effect is not None]
     if not adopted:
@@ -399,7 +399,8 @@ def _winner(study: Study, judged: Sequence[ArmVerdict], arms: Mapping[str, Arm],
         p = pairs.p_different()
         if p is None:
             return pairs.mean is None or abs(pairs.mean) < study.objective.smallest_effect
-        return p >= study.alpha
+        interval = pairs.interval(1 - study.alpha)
+        return p >= study.alpha or (interval is not None and interval[1] < study.objective.smallest_effect)
 
     ties = [arm for arm in adopted if arm.name == best.name or unresolved(arm)]
     return min(ties, key=lambda arm: (len(arms[arm.name].changes(arms[BASELINE])), -benefit(arm)))
@@ -414,7 +415,8 @@ def _phase_reason(study: Study, winner: ArmVerdict, judged: Sequence[ArmVerdict]
     best = max(adopted, key=lambda arm: study.objective.sign * (arm.effect.mean if arm.effect is not None else 0.0))
     if best.name == winner.name:
         return f"{winner.name} is carried on: {by}{', the largest effect' if len(adopted) > 1 else ''}."
-    return f"{winner.name} is carried on: {by}. {best.name} has a larger mean effect, but the two are not told apart and it changes more."
+    other = f"{best.name} has a larger mean effect, but the two are not told apart by what matters and it changes more."
+    return f"{winner.name} is carried on: {by}. {other}"
 
 
 def series(found: Mapping[int, Metrics], metric: str) -> dict[int, float]:
