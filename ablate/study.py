@@ -188,13 +188,34 @@ class Range(_Strict):
         return all(levels.get(path) in allowed for path, allowed in self.when.items())
 
 
+class Goal(_Strict):
+    """A further objective of a tuning phase."""
+
+    metric: str
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, else -1."""
+        return 1 if self.direction == "maximize" else -1
+
+
 class Tune(_Strict):
     """A tuning design: so many points, asked in batches of fixed size."""
 
     tune: int = Field(ge=2, le=10_000)
-    sampler: Literal["tpe", "gp", "qmc", "random"] = "tpe"
+    sampler: Literal["tpe", "gp", "qmc", "cmaes", "grid", "random"] = "tpe"
+    """`grid` is the largest regular grid of at most so many points."""
     batch: int = Field(4, ge=1, le=64)
     seed: int = 0
+    also: list[Goal] = []
+    """Objectives beside the study's own, for a Pareto front; the study's own decides."""
+
+    @model_validator(mode="after")
+    def _one_for_cmaes(self) -> Tune:
+        if self.also and self.sampler == "cmaes":
+            raise ValueError("also: expected one objective with sampler cmaes. Take tpe, gp, qmc, grid or random for several.")
+        return self
 
 
 class Question(_Strict):
