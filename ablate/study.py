@@ -62,6 +62,7 @@ class Trainer(Command, _Strict):
     data_hash: str | None = None
     expected_seconds: str | None = None
     headlines: str | None = None
+    export: str | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Trainer:
@@ -85,7 +86,7 @@ class Trainer(Command, _Strict):
 COMMAND_KEYS = tuple(key for key in Command.model_fields if key != "seed_key")
 """Keys of a trainer that is a command."""
 
-CALLABLE_KEYS = ("callable", "schema", "schema_", "preset", "inert", "preflight", "data_hash", "expected_seconds", "headlines")
+CALLABLE_KEYS = ("callable", "schema", "schema_", "preset", "inert", "preflight", "data_hash", "expected_seconds", "headlines", "export")
 """Keys of a trainer that is a callable."""
 
 

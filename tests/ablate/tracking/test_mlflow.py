@@ -16,6 +16,7 @@ import pytest
 from ablate.errors import LedgerError
 from ablate.study import Arm
 from ablate.tracking import mlflow as room
+from ablate.tracking import ui
 from ablate.tracking.entries import StudyEntries
 from ablate.tracking.mlflow import MlflowTracker, sync
 
@@ -209,7 +210,7 @@ def test_serving_before_any_run_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert room.serve(tmp_path, 0) == 2
+    assert ui.serve(tmp_path, 0) == 2
     assert "ablate sync" in capsys.readouterr().err
 
 

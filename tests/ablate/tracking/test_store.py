@@ -91,6 +91,7 @@ def test_a_lock_that_another_process_keeps_is_said_and_is_free_when_it_ends(tmp_
 
 
 def test_naming_the_store_imports_no_mlflow() -> None:
-    code = "import sys, ablate.tracking.mlflow as m; from pathlib import Path; m.ui_hint(Path('runs')); m.store_state(Path('runs'))"
+    code = "import sys, ablate.tracking.ui, ablate.tracking.mlflow, ablate.tracking.store as m; from pathlib import Path"
+    code += "; m.ui_hint(Path('runs')); m.store_state(Path('runs'))"
     code += "; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
