@@ -47,6 +47,8 @@ LINE = {
 }
 """A chart of curves as MLflow makes them."""
 
+RUN_NAME = "attributes.`Run Name`"
+
 LEVELS_AT_MOST = 12
 """Columns of settings; MLflow's stores take 5000 characters a view."""
 
@@ -62,7 +64,7 @@ def view_tags(study: Study, created: float) -> dict[str, str]:
     metrics = list(dict.fromkeys([objective, *beside]))[: 1 + METRICS_AT_MOST]
     levels = list(dict.fromkeys(path for phase in study.phases for path in phase.factors))[:LEVELS_AT_MOST]
     effects = ["effect/mean", "effect/low", "effect/high", "effect/p_adjusted"]
-    arm = _columns("tags", ["phase", "verdict", "winner", "collapse"]) + _columns("metrics", [*effects, *metrics])
+    arm = _columns("tags", ["verdict", "winner"]) + _columns("metrics", [*effects, *metrics]) + _columns("tags", ["collapse", "phase"])
     trial = _columns("tags", ["arm", "replicate", "state", "verdict", "collapse"]) + _columns("metrics", metrics)
     winners = [f"winner.{phase.name}" for phase in study.phases]
     views: dict[View, tuple[str, dict[str, object]]] = {
@@ -124,6 +126,8 @@ def _table(study: Study, kind: str, columns: Sequence[str]) -> dict[str, object]
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "selectedColumns": list(columns),
+        "columnOrder": [RUN_NAME, *columns],
+        "columnWidths": {RUN_NAME: 320},
         "runsHiddenMode": "FIRST_20_RUNS",
     }
 
@@ -146,7 +150,7 @@ def _charts(bars: Sequence[str], lines: Sequence[str]) -> dict[str, object]:
         }
         for number, (kind, name) in enumerate(named)
     ]
-    return {"compareRunSections": [section], "compareRunCharts": charts}
+    return {"compareRunSections": [section], "compareRunCharts": charts, "isAccordionReordered": True}
 
 
 def _envelope(name: str, state: Mapping[str, object], created: float) -> str:
