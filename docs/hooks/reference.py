@@ -80,7 +80,7 @@ def trainer_page() -> str:
             set_by = [
                 f"{name} {_code(_value(_at(one, whole)))}" for name, one in made.items() if _at(one, whole) != value and whole != "preset"
             ]
-            rows.append((_code(whole), _code(_bare(field.type)), _code(_value(value)), _help(field), "; ".join(set_by)))
+            rows.append((_code(whole), _escaped(_bare(field.type)), _code(_value(value)), _help(field), "; ".join(set_by)))
         lines += _table(("setting", "type", "default", "", "presets"), rows)
     return "\n".join(lines) + "\n"
 
@@ -130,8 +130,9 @@ def described(model: type) -> dict[str, str]:
 def _key(model: type[BaseModel], name: str, field: FieldInfo) -> tuple[str, str, str, str]:
     required = field.is_required()
     default = "required" if required else _code(_value(field.get_default(call_default_factory=True)))
-    inner = _models_in(field.annotation)
-    kind = _code(_bare(field.annotation)) + "".join(f" [{one.__name__}](#{one.__name__.lower()})" for one in inner)
+    kind = _escaped(_bare(field.annotation))
+    for one in _models_in(field.annotation):
+        kind = re.sub(rf"\b{one.__name__}\b", f"[{one.__name__}](#{one.__name__.lower()})", kind)
     return _code(field.alias or name), kind, default, " ".join([described(model).get(name, ""), _bounds(field)]).strip()
 
 
