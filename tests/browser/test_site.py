@@ -77,8 +77,10 @@ def test_search_finds_a_setting(page: Any, site: str) -> None:
 def test_no_serious_fault_of_accessibility(page: Any, site: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
+    faults = []
     for name in ("index", "COLLAPSE", "reference/study"):
         page.goto(f"{site}/{name}.html")
         page.get_by_role("heading").first.wait_for()
         found = [one for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
-        assert [(name, one["id"], one["nodes"][0]["html"][:120]) for one in found] == []
+        faults += [f"{name}: {one['id']}: {one['nodes'][0]['html'][:160]}" for one in found]
+    assert not faults, "\n".join(faults)
