@@ -12,8 +12,9 @@ from ablate.loading.reading import dump_yaml
 from ablate.study import BASELINE, REFERENCES, Levels, Study
 from ablate.thresholds import thresholds
 from ablate.tracking.base import Artifact, DataSet, Entry, Points, Status
+from ablate.tracking.notes import arm_note, run_note, study_note
 from ablate.tracking.summaries import curves_of, data_sets, whole_data_set
-from ablate.tracking.views import KIND_TAG, NOTE_TAG, note, view_tags
+from ablate.tracking.views import KIND_TAG, NOTE_TAG, view_tags
 from ablate.trial import AttemptFiles, TrialFiles, TrialResult, TrialSpec, TrialState, flatten, read_metrics, result_of
 from ablate.verdict import ArmVerdict, Conclusion
 
@@ -81,7 +82,7 @@ class StudyEntries:
         if self.study is None or self.frozen is None:
             return {}
         reported = (self.root / self.name / REPORTS[0]).exists()
-        said = note(self.study, self.conclusions, experiment, reported=reported)
+        said = study_note(self.study, self.conclusions, experiment, reported=reported)
         return {KIND_TAG: "custom_model_development", NOTE_TAG: said, **view_tags(self.study, self.frozen.created)}
 
     def _trial(self, study: Study, record: TrialRecord) -> Entry | None:
@@ -162,7 +163,7 @@ class StudyEntries:
                 "winner": str(winner).lower(),
                 "collapse": arm.collapse or "not classified",
                 "guards": "; ".join(f"{g.guard} {'holds' if g.holds else 'BROKEN'}" for g in arm.guards) or "none",
-                NOTE_TAG: _arm_note(study, arm, carried_on=winner),
+                NOTE_TAG: arm_note(study, arm, carried_on=winner),
             },
             params={"replicates": str(arm.replicates), **_level_params(arm.levels)},
             status="FINISHED",
@@ -232,7 +233,7 @@ class StudyEntries:
                 "study": study.study,
                 **{f"winner.{conclusion.phase}": conclusion.winner for conclusion in self.conclusions},
                 **{f"threshold.{path}": _text(one["recommended"]) for path, one in found.items()},
-                NOTE_TAG: self._note(study, bool(reports)),
+                NOTE_TAG: run_note(study, self.conclusions, reported=bool(reports)),
             },
             params={"objective": study.objective.metric, "smallest_effect": _text(study.objective.smallest_effect)},
             status="FINISHED" if self.ended else "RUNNING",
@@ -246,36 +247,6 @@ class StudyEntries:
             started=created,
             data=self._whole_data,
         )
-
-    def _note(self, study: Study, reported: bool) -> str:
-        lines = [f"**{study.question}**", ""]
-        lines += [f"- `{conclusion.phase}`: {conclusion.reason}" for conclusion in self.conclusions] or ["No phase is concluded yet."]
-        if reported:
-            lines += ["", "The whole answer: `report.html` under Artifacts."]
-        lines += [
-            "",
-            "Objective: `"
-            + study.objective.metric
-            + "`, "
-            + study.objective.direction
-            + f"d; smallest effect {study.objective.smallest_effect:g}.",
-        ]
-        return "\n".join(lines)
-
-
-def _arm_note(study: Study, arm: ArmVerdict, *, carried_on: bool) -> str:
-    """The arm in Markdown: its verdict, what it changes, what its guards say."""
-    lines = [f"**{arm.verdict}**{' and carried on' if carried_on else ''}. {arm.reason}"]
-    changed = {path: value for path, value in sorted(arm.levels.items()) if study.baseline.get(path) != value}
-    if changed:
-        lines += ["", "Beside the study's baseline it sets", "", *(f"- `{path}`: `{_text(value)}`" for path, value in changed.items())]
-    if arm.guards:
-        lines += ["", "Guards", "", *(f"- `{g.guard}`: {'holds' if g.holds else '**broken**'} ({_measured(g.value)})" for g in arm.guards)]
-    return "\n".join(lines)
-
-
-def _measured(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.4g}"
 
 
 def _plain(values: object) -> dict[str, object]:

@@ -11,24 +11,22 @@ and value are equal.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from ablate.errors import AblateError
-from ablate.tracking.base import Artifact, DataSet, Entry, Points, Synced, TrackerDown
-from ablate.tracking.batches import ITEMS_A_BATCH, LONGEST_EXPERIMENT_TAG, LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG, batches, key_of, unsaid
+from ablate.tracking.base import Entry, Synced, TrackerDown
+from ablate.tracking.batches import LONGEST_EXPERIMENT_TAG, unsaid
 from ablate.tracking.entries import StudyEntries
 from ablate.tracking.registry import register, winner_of
+from ablate.tracking.sending import KEY, LOGGED, VERSION, Known, created, end, experiment_of, log_artifacts, log_data, runs_of, send
 from ablate.tracking.store import (
     IMPATIENT,
     QUIET,
@@ -48,20 +46,6 @@ if TYPE_CHECKING:
 INTERVAL_S = 3.0
 """Between two looks of a follower."""
 
-KEY, LOGGED, VERSION = "ablate.key", "ablate.logged_step", "ablate.version"
-"""Tags by which a later telling knows what an earlier one did."""
-
-
-@dataclass
-class _Known:
-    """A run as MLflow has it."""
-
-    run_id: str
-    started_ms: int
-    status: str
-    tags: dict[str, str] = field(default_factory=dict)
-    params: set[str] = field(default_factory=set)
-
 
 class MlflowTracker:
     """One study's experiment in the store of a `runs` folder (a `Tracker`).
@@ -73,7 +57,7 @@ class MlflowTracker:
         self.root, self.study = root, study
         self.experiment: str | None = None
         self._client: MlflowClient | None = None
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Known] = {}
         self._about: dict[str, str] = {}
 
     def tell(self, entries: Iterable[Entry], about: Callable[[str], Mapping[str, str]] = lambda experiment: {}) -> Synced:
@@ -122,8 +106,8 @@ class MlflowTracker:
     def _opened(self) -> tuple[MlflowClient, str]:
         if self._client is None or self.experiment is None:
             client = connected(self.root)
-            self.experiment = _experiment(client, self.study, artifact_root(self.root))
-            self._known = {run.tags[KEY]: run for run in _runs(client, self.experiment) if KEY in run.tags}
+            self.experiment = experiment_of(client, self.study, artifact_root(self.root))
+            self._known = {run.tags[KEY]: run for run in runs_of(client, self.experiment) if KEY in run.tags}
             self._about = dict(client.get_experiment(self.experiment).tags)
             self._client = client
         return self._client, self.experiment
@@ -139,15 +123,15 @@ class MlflowTracker:
         """One entry: what changed of its tags, what is new of its params and points, its artifacts once a version."""
         known = self._known.get(entry.key)
         if known is None:
-            known = self._known[entry.key] = _created(client, experiment, entry)
+            known = self._known[entry.key] = created(client, experiment, entry)
         fresh = entry.version is None or known.tags.get(VERSION) != entry.version
         points = unsaid(entry.points(), known.tags.get(LOGGED), whole=entry.version is not None) if fresh else []
-        sent = _send(client, known, entry, points)
+        sent = send(client, known, entry, points)
         if fresh and entry.version is not None:
-            _log_artifacts(client, known.run_id, entry.artifacts())
-            _log_data(client, known.run_id, entry.data())
+            log_artifacts(client, known.run_id, entry.artifacts())
+            log_data(client, known.run_id, entry.data())
         if known.status != entry.status:
-            _end(client, known, entry)
+            end(client, known, entry)
         if fresh and entry.version is not None:
             client.set_tag(known.run_id, VERSION, entry.version)
             known.tags[VERSION] = entry.version
@@ -184,97 +168,6 @@ def _make_store(path: Path) -> None:
         beside = path.with_name(f".{path.name}.making-{os.getpid()}")
         MlflowClient(f"sqlite:///{beside}").search_experiments(max_results=1)
         os.replace(beside, path)
-
-
-def _experiment(client: MlflowClient, study: str, artifacts: str | None) -> str:
-    found = client.get_experiment_by_name(study)
-    if found is None:
-        return str(client.create_experiment(study, artifact_location=artifacts and f"{artifacts}/{study}"))
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
-
-
-def _runs(client: MlflowClient, experiment: str) -> Iterator[_Known]:
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment], max_results=500, page_token=token)
-        for run in page:
-            yield _Known(run.info.run_id, run.info.start_time, run.info.status, dict(run.data.tags), set(run.data.params))
-        token = page.token
-        if not token:
-            return
-
-
-def _created(client: MlflowClient, experiment: str, entry: Entry) -> _Known:
-    started_ms = int(entry.started * 1000)
-    tags = {KEY: entry.key, "kind": entry.tags.get("kind", "")}
-    run = client.create_run(experiment, start_time=started_ms, run_name=entry.name[:LONGEST_NAME], tags=tags)
-    return _Known(run.info.run_id, started_ms, run.info.status, {KEY: entry.key})
-
-
-def _send(client: MlflowClient, known: _Known, entry: Entry, points: Points) -> int:
-    """Everything that fits a batch; the step up to which points are logged is written with the batch that holds it."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    changed = {key_of(k): v[:LONGEST_TAG] for k, v in entry.tags.items()}
-    tags = [RunTag(k, v) for k, v in changed.items() if known.tags.get(k) != v]
-    new = {key_of(k): v[:LONGEST_PARAM] for k, v in entry.params.items()}
-    params = [Param(k, v) for k, v in new.items() if k not in known.params]
-    for start in range(0, max(len(params), len(tags)), ITEMS_A_BATCH):
-        some = slice(start, start + ITEMS_A_BATCH)
-        client.log_batch(known.run_id, params=params[some], tags=tags[some])
-    known.tags |= changed
-    known.params |= new.keys()
-    sent = 0
-    for batch, upto in batches(points):
-        # The time follows from the step alone, so that a value that is told again is the same value.
-        metrics = [Metric(key_of(name), value, known.started_ms + step, step) for step, name, value in batch]
-        client.log_batch(known.run_id, metrics=metrics, tags=[] if upto is None else [RunTag(LOGGED, str(upto))])
-        sent += len(metrics)
-        if upto is not None:
-            known.tags[LOGGED] = str(upto)
-    return sent
-
-
-def _log_artifacts(client: MlflowClient, run_id: str, artifacts: Sequence[Artifact]) -> None:
-    with tempfile.TemporaryDirectory(prefix="ablate-mlflow-") as scratch:
-        for number, artifact in enumerate(artifacts):
-            folder, _, name = artifact.name.rpartition("/")
-            source = artifact.source
-            if isinstance(source, str) or source.name != name:
-                path = Path(scratch) / str(number) / name
-                path.parent.mkdir()
-                if isinstance(source, str):
-                    path.write_text(source, encoding="utf-8")
-                else:
-                    path.symlink_to(source.absolute())
-            else:
-                path = source
-            client.log_artifact(run_id, str(path), folder or None)
-
-
-def _log_data(client: MlflowClient, run_id: str, found: Sequence[DataSet]) -> None:
-    """MLflow keeps a data set once a run, so that telling it again makes no double."""
-    if not found:
-        return
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    def input_of(data: DataSet) -> DatasetInput:
-        source = json.dumps({"uri": data.source})
-        profile = None if data.items is None else json.dumps({"items": data.items})
-        whole = Dataset(name=data.name, digest=data.digest, source_type="local", source=source, profile=profile)
-        return DatasetInput(whole, [InputTag("mlflow.data.context", data.context)])
-
-    client.log_inputs(run_id, [input_of(data) for data in found])
-
-
-def _end(client: MlflowClient, known: _Known, entry: Entry) -> None:
-    if entry.status in ("FINISHED", "FAILED"):
-        client.set_terminated(known.run_id, entry.status, known.started_ms + int((entry.seconds or 0.0) * 1000))
-    else:
-        client.update_run(known.run_id, entry.status)
-    known.status = entry.status
 
 
 def sync(root: Path, study: str, *, register: str | None = None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ablate.errors import TrainerError
 from ablate.offers import Offers
-from ablate.study import BASELINE, Study
+from ablate.study import BASELINE, CONFIRMATION, Study
 from ablate.tracking.entries import StudyEntries
 from ablate.trial import TrialResult
 from ablate.verdict import ArmVerdict, Conclusion
@@ -47,6 +47,10 @@ def winner_of(found: StudyEntries) -> Winner:
     """
     study = found.study
     adopted = [conclusion for conclusion in found.conclusions if conclusion.winner != BASELINE]
+    if any(conclusion.phase == CONFIRMATION and conclusion.winner == BASELINE for conclusion in found.conclusions):
+        raise TrainerError(
+            f"{found.name}: the winner was not confirmed on fresh replicates, so the baseline stays and nothing is registered."
+        )
     if study is None or not adopted:
         raise TrainerError(f"{found.name}: expected an adopted arm but there is none. A baseline is no winner, so nothing is registered.")
     conclusion = adopted[-1]

@@ -1,4 +1,4 @@
-"""How MLflow's pages look for a study: its views, their addresses, its description. Imports no mlflow.
+"""How MLflow's pages look for a study: its views and their addresses. Imports no mlflow.
 
 A view is a tag of the experiment, `mlflow.sharedViewState.KEY`: the state of MLflow's table of runs, under a name, as its own menu "Views"
 writes it. `viewStateShareKey=KEY` in the address opens it; MLflow reads it only where the address has no filter of its own.
@@ -16,7 +16,6 @@ from typing import Literal
 
 from ablate.study import Study
 from ablate.tracking.batches import key_of
-from ablate.verdict import Conclusion
 
 View = Literal["arms", "curves", "trials", "study"]
 
@@ -26,8 +25,6 @@ KIND_TAG = "mlflow.experimentKind"
 """Says that runs come first, not prompts and traces."""
 
 NOTE_TAG = "mlflow.note.content"
-
-BEHIND_AN_ARM = 'tags."phase.<phase>" = "<arm>"'
 
 METRICS_AT_MOST = 5
 """Columns beside effect and objective: more do not fit a screen."""
@@ -79,21 +76,6 @@ def view_tags(study: Study, created: float) -> dict[str, str]:
 def filter_of(study: str, kind: str) -> str:
     """What to type into MLflow's search field for a study's runs of one kind: `arm`, `trial` or `study`."""
     return f'tags.study = "{study}" AND tags.kind = "{kind}"'
-
-
-def note(study: Study, conclusions: Sequence[Conclusion], experiment: str, *, reported: bool) -> str:
-    """The study's description in Markdown: question, what each phase decided, and where to look."""
-    lines = [f"**{study.question}**", ""]
-    lines += [f"- `{conclusion.phase}`: {conclusion.reason}" for conclusion in conclusions] or ["No phase is concluded yet."]
-    said: list[tuple[View, str]] = [
-        ("arms", "the arms, with effect and verdict"),
-        ("curves", "their mean curves overlaid"),
-        ("trials", "the trials behind them"),
-        ("study", "the study's own run, with its report" if reported else "the study's own run"),
-    ]
-    lines += ["", "Look at " + ", ".join(f"[{text}]({view_url('', experiment, view)})" for view, text in said) + "."]
-    lines += ["", f"By hand: `{filter_of(study.study, 'arm')}`, and for the trials behind an arm `{BEHIND_AN_ARM}`."]
-    return "\n".join(lines)
 
 
 def view_url(base: str, experiment: str, view: View) -> str:

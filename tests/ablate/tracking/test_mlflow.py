@@ -16,11 +16,12 @@ import pytest
 from ablate.errors import LedgerError, TrainerError
 from ablate.loading.reading import parse
 from ablate.offers import Offers
-from ablate.study import Arm, Study
+from ablate.study import CONFIRMATION, Arm, Study
 from ablate.tracking import mlflow as room
 from ablate.tracking import ui
 from ablate.tracking.entries import StudyEntries
 from ablate.tracking.mlflow import MlflowTracker, sync
+from ablate.tracking.registry import winner_of
 
 # MLflow itself still uses what SQLAlchemy and others deprecate.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -278,6 +279,18 @@ def test_a_study_without_an_adopted_arm_registers_nothing(study: Any) -> None:
     study.use("flags", arm, [0])
     with pytest.raises(TrainerError, match="no winner"):
         sync(study.root, "planted", register="my backbone")
+
+
+def test_a_winner_that_was_not_confirmed_is_none(planted: Callable[..., Any]) -> None:
+    made = planted(changes=CURED)
+    made.run()
+    found = StudyEntries(made.root, "planted")
+    assert winner_of(found).arm.verdict == "adopt"
+    last = found.conclusions[-1]
+    refuted = last.model_copy(update={"phase": CONFIRMATION, "winner": "baseline"})
+    made.ledger.conclude(CONFIRMATION, refuted.model_dump(mode="json"))
+    with pytest.raises(TrainerError, match="not confirmed"):
+        winner_of(StudyEntries(made.root, "planted"))
 
 
 def test_a_trainer_without_an_export_says_which_key_to_add(planted: Callable[..., Any]) -> None:
