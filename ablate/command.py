@@ -20,6 +20,9 @@ Arguments = str | list[str]
 PLACEHOLDERS = ("config", "directory", "checkpoint", "seed", "python")
 """`{config}` and so on in a command's arguments; other braces are left as they are."""
 
+DIRECTORY = "command"
+"""The command's own folder in its attempt: `{directory}`. It is copied into the attempt that goes on."""
+
 SECRET = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
 """Names of variables whose values are nobody's business."""
 

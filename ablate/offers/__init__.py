@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ablate.command import Command
+from ablate.command import DIRECTORY, Command
 from ablate.errors import TrainerError
 from ablate.offers import program, sources
 from ablate.offers.child import Child, broke, imported
@@ -198,7 +198,7 @@ class Offers:
         name = self._names["export"]
         if name is None:
             checkpoint = self.trainer.checkpoint
-            found = sorted(run.glob(checkpoint.file), key=lambda path: path.stat().st_mtime) if checkpoint else []
+            found = sorted((run / DIRECTORY).glob(checkpoint.file), key=lambda path: path.stat().st_mtime) if checkpoint else []
             if not found:
                 raise TrainerError(
                     f"{run}: expected a model to export but the trainer offers none. Name trainer.export: package.module:callable."

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ablate.command import DIRECTORY
 from ablate.ledger import Ledger, TrialRecord, Use
 from ablate.loading.reading import dump_yaml
 from ablate.study import BASELINE, REFERENCES, Levels, Study
@@ -263,7 +264,8 @@ def _stream(attempt: AttemptFiles, result: TrialResult | None) -> Points:
 
 
 def _shown(attempt: AttemptFiles) -> list[Artifact]:
-    found = sorted({path for pattern in SHOWN for path in attempt.directory.glob(pattern)})
+    folders = (attempt.directory, attempt.directory / DIRECTORY)
+    found = sorted({path.name: path for folder in folders for pattern in SHOWN for path in folder.glob(pattern)}.values())
     return [Artifact(path.name, path) for path in found if path.is_file() and path.stat().st_size <= LARGEST_BYTES]
 
 

@@ -315,7 +315,8 @@ def test_a_commands_checkpoint_is_what_it_exports(tmp_path: Path) -> None:
     )
     with pytest.raises(TrainerError, match=r"trainer\.export"):
         Offers(trainer).export(tmp_path, tmp_path)
+    (tmp_path / "command").mkdir()
     for age, name in enumerate(("new.pt", "old.pt")):
-        (tmp_path / name).write_text(name)
-        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+        (tmp_path / "command" / name).write_text(name)
+        os.utime(tmp_path / "command" / name, (1000 - age, 1000 - age))
     assert Offers(trainer).export(tmp_path, tmp_path).name == "new.pt"
