@@ -11,6 +11,7 @@ from ablate.errors import TrainerError
 from ablate.offers import Offers
 from ablate.study import BASELINE, CONFIRMATION, Study
 from ablate.tracking.entries import StudyEntries
+from ablate.tracking.notes import arm_note
 from ablate.trial import TrialResult
 from ablate.verdict import ArmVerdict, Conclusion
 
@@ -108,7 +109,7 @@ def _described(winner: Winner, file: str) -> str:
     metric = winner.study.objective.metric
     lines = [
         f"`{file}`: the backbone of `{winner.conclusion.phase}/{winner.arm.name}` in study `{winner.study.study}`.",
-        f"**{winner.arm.verdict}**. {winner.arm.reason}",
+        arm_note(winner.study, winner.arm, carried_on=False),
         f"Of {winner.replicates} replicates this is {winner.replicate}, the best by `{metric}` ({winner.result.metrics[metric]:.4g}): "
         "its own value flatters; the arm's mean is what the verdict rests on.",
     ]

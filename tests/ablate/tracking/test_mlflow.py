@@ -270,6 +270,7 @@ def test_the_winners_backbone_is_registered_once_and_found_by_its_alias(told: An
     assert client.get_model_version_by_alias("my backbone", "winner").version == version.version
     assert version.tags["arm"] == StudyEntries(told.root, "planted").conclusions[0].winner
     assert version.tags["verdict"] == "adopt"
+    assert "- `crops.min_global_overlap`: `0.3`" in version.description
     stored = Path(version.source.removeprefix("file://")) / "model.bin"
     assert stored.read_text() == "0001", "the file that the trainer's export wrote for the accepted attempt"
 
