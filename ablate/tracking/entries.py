@@ -58,6 +58,7 @@ class StudyEntries:
                 self.uses.setdefault(use.signature, []).append(use)
             self.conclusions = [Conclusion.model_validate(found) for found in ledger.conclusions().values()]
             self.levels = {(phase, arm.name): arm.levels for phase in ledger.phases() for arm in ledger.arms(phase)}
+            self.seconds = ledger.used().seconds
             self.ended = any(event.kind == "done" for event in ledger.events()[-1:])
         finally:
             ledger.close()
@@ -172,6 +173,7 @@ class StudyEntries:
             points=lambda: curves_of(self._streams(conclusion.phase, arm.name), arm.metrics, effects),
             artifacts=lambda: [Artifact("arm.json", document), *self._gallery(conclusion.phase, arm.name)],
             started=started,
+            seconds=sum(result.seconds for result in self.results_of(conclusion.phase, arm.name)),
             data=self._whole_data,
         )
 
@@ -246,6 +248,7 @@ class StudyEntries:
                 *self._galleries(),
             ],
             started=created,
+            seconds=self.seconds if self.ended else None,
             data=self._whole_data,
         )
 
