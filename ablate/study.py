@@ -239,12 +239,18 @@ class Slurm(_Strict):
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    time_min: int = Field(240, ge=2)
+    time_min: int = Field(240, ge=1)
     """Time limit of a worker's job; a trial that is not done by then goes on in the next one."""
     gpus_per_worker: int = Field(0, ge=0)
     mem_gib: float | None = Field(None, gt=0)
     max_workers: int | None = Field(None, ge=1, le=1024)
     """Jobs at a time; none: `workers`."""
+    array: bool = False
+    """Submit workers that are needed at the same time as one array of jobs."""
+    pending_min: float | None = Field(None, gt=0)
+    """A job that has waited so long in the queue is said to."""
+    pending_then: Literal["wait", "take_back"] = "wait"
+    """What becomes of it then: `take_back` goes on with the jobs that run, and ends the study's run where none does."""
     controller: ControllerJob | None = None
     """None: a controller in the background is a process of the machine that it was started on."""
     additional: dict[str, str | int | bool] = {}

@@ -152,6 +152,8 @@ class WorkerSettings:
     """The controller's import path, so that a worker finds the same trainer."""
     environment: Mapping[str, str | None]
     """Variables that the way of starting must not change; None: not set."""
+    stay_s: float | None = None
+    """After so long it leaves by itself, before its scheduler ends it: its trial saves a checkpoint and goes on elsewhere."""
 
     @staticmethod
     def read(files: WorkerFiles) -> WorkerSettings:

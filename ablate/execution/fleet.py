@@ -110,9 +110,10 @@ class Fleet:
             files.leave.touch()
 
     def grow(self, wanted: int) -> None:
-        """Start workers until there are so many."""
+        """Start workers until there are so many; those whose time is up do not count, because their followers may have to queue."""
         fresh = []
-        for _ in range(wanted - len(self.members)):
+        present = sum(self.settings.stay_s is None or not member.leaving for member in self.members)
+        for _ in range(wanted - present):
             files = WorkerFiles(self.directory / f"w{secrets.token_hex(4)}")
             gpu = self.slots.next_free(member.gpu for member in self.members)
             chosen = {} if gpu is None else {VARIABLE: gpu}

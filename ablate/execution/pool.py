@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from ablate.errors import Interrupted, LedgerError, Reopened
-from ablate.execution import evidence, requests, slurm
+from ablate.execution import evidence, requests, sbatch
 from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerSettings
 from ablate.execution.clock import SYSTEM, Clock
 from ablate.execution.fleet import Fleet, Member
@@ -29,6 +29,7 @@ from ablate.execution.local import Local
 from ablate.execution.lock import ControllerLock, holder
 from ablate.execution.requests import STOPS, What, request
 from ablate.execution.slots import Slots, fitting
+from ablate.execution.slurm import Slurm
 from ablate.execution.watch import Limits, Running, exceeded, greedy, memory_is_low
 from ablate.execution.worker import claim
 from ablate.ledger import Ledger, TrialRecord
@@ -106,6 +107,7 @@ class Queue:
             [os.getcwd(), *(entry for entry in sys.path if entry)],
             # Submitit sets it, to nothing where no GPU was asked of it.
             {} if study.executor == "slurm" else {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")},
+            stay_s=60 * study.slurm.time_min - sbatch.warn_s(study.slurm.time_min) if study.executor == "slurm" else None,
         )
         self._fleet = Fleet(directory / "workers", self._executor, self.timing, settings, self._emit, clock, self._slots)
         self._handlers: dict[signal.Signals, signal._HANDLER] = {}
@@ -118,8 +120,8 @@ class Queue:
         if self.study.executor == "inline":
             return Inline(self.study.threads_per_worker, silence_s, self._why_stop, self._starting_inline)
         if self.study.executor == "slurm":
-            slurm.check(self.study)
-            return slurm.Slurm(self.study, silence_s)
+            sbatch.check(self.study)
+            return Slurm(self.study, silence_s)
         return Local(self.study.threads_per_worker, silence_s)
 
     def __enter__(self) -> Queue:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import math
 import os
 import signal
 import sys
@@ -31,8 +32,21 @@ class Worker:
     def __init__(self, files: WorkerFiles, settings: WorkerSettings, asked: Callable[[], Cause | None] | None = None) -> None:
         self.files, self.settings = files, settings
         self.lease = Sign(Path(settings.lease))
+        self._said = False
         self.told_to_end = False
-        self.asked = asked or (lambda: Cause.STOPPED if self.told_to_end else None)
+        self.leaves_at = math.inf if settings.stay_s is None else time.monotonic() + settings.stay_s
+        self.asked = asked or (lambda: Cause.STOPPED if self.must_leave else None)
+
+    @property
+    def must_leave(self) -> bool:
+        """The machine asked the process to end, or its time here is nearly up; the controller is told, and looks for another."""
+        if not self.told_to_end and time.monotonic() < self.leaves_at:
+            return False
+        if not self._said:
+            with contextlib.suppress(OSError):
+                self.files.leave.touch()
+            self._said = True
+        return True
 
     def take(self) -> Order | None:
         """The next order, now this worker's alone."""
@@ -52,7 +66,7 @@ class Worker:
     def work(self) -> None:
         """Work until told to leave, or until the controller is gone."""
         with self._beating():
-            while not (self.told_to_end or self.lease.silence_s > self.settings.lease_s or self.files.leave.exists()):
+            while not (self.must_leave or self.lease.silence_s > self.settings.lease_s or self.files.leave.exists()):
                 order = self.take()
                 if order is None:
                     time.sleep(self.settings.idle_s)

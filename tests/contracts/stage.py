@@ -17,7 +17,7 @@ from ablate.execution.base import Identity
 from ablate.execution.pool import Queue, QueueEvent, Timing
 from ablate.ledger import Ledger, TrialRecord
 from ablate.study import Objective, Phase, Study, Trainer
-from ablate.trial import TrialFiles, TrialSpec, read_metrics, result_of, signature_of
+from ablate.trial import Cause, TrialFiles, TrialSpec, read_metrics, result_of, signature_of
 
 TIMING = Timing(lease_s=3.0, renew_s=0.1, turn_s=0.02, idle_s=0.005, stop_s=10.0)
 
@@ -95,6 +95,11 @@ class Stage:
     def record(self, spec: TrialSpec) -> TrialRecord:
         ledger = Ledger(self.root / self.name / "ledger.db", read_only=True)
         return ledger.trial(spec.signature)
+
+    def causes(self, spec: TrialSpec) -> list[Cause | None]:
+        """How each attempt at a trial ended, in order; none: with a result."""
+        ledger = Ledger(self.root / self.name / "ledger.db", read_only=True)
+        return [attempt.cause for attempt in ledger.attempts(spec.signature)]
 
     def starts(self, seed: int) -> list[int]:
         """The step from which each execution of a trial started, in order of time."""
