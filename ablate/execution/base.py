@@ -235,6 +235,9 @@ class Executor(Protocol):
     def pending(self, worker: WorkerFiles) -> str | None:
         """Why a worker that did not report yet waits for its turn, through nobody's fault; None: it has had it, or is unknown."""
 
+    def coming(self, worker: WorkerFiles) -> bool:
+        """Whether a worker that an earlier controller started, and that did not report yet, is known to be on its way."""
+
     def failure(self, worker: WorkerFiles) -> str | None:
         """Why a worker that never reported will not; None while it may."""
 

@@ -46,6 +46,10 @@ class Local:
         """Nobody waits for a process of this machine."""
         return None
 
+    def coming(self, worker: WorkerFiles) -> bool:
+        """Nobody can tell; one that comes finds that it is not wanted."""
+        return False
+
     def failure(self, worker: WorkerFiles) -> str | None:
         """Why a worker will not report: its launcher failed."""
         launcher = self._launchers.get(worker.id)

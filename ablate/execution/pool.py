@@ -22,7 +22,7 @@ from ablate.errors import Interrupted, LedgerError, Reopened
 from ablate.execution import evidence, requests, sbatch
 from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerSettings
 from ablate.execution.clock import SYSTEM, Clock
-from ablate.execution.fleet import Fleet, Member
+from ablate.execution.fleet import Fleet, Member, Patience
 from ablate.execution.inline import Inline
 from ablate.execution.lease import Renewal
 from ablate.execution.local import Local
@@ -109,7 +109,9 @@ class Queue:
             {} if study.executor == "slurm" else {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")},
             stay_s=60 * study.slurm.time_min - sbatch.warn_s(study.slurm.time_min) if study.executor == "slurm" else None,
         )
-        self._fleet = Fleet(directory / "workers", self._executor, self.timing, settings, self._emit, clock, self._slots)
+        self._fleet = Fleet(
+            directory / "workers", self._executor, self.timing, settings, self._emit, clock, self._slots, Patience.of(study)
+        )
         self._handlers: dict[signal.Signals, signal._HANDLER] = {}
         self._session, self._entered, self._touched, self._read = 0, 0.0, 0.0, 0.0
         self._oom_kills = evidence.oom_kills()

@@ -146,6 +146,10 @@ class Slurm:
             return "Slurm does not answer"
         return "it was submitted" if key in self._under_way and key not in self._seen else None
 
+    def coming(self, worker: WorkerFiles) -> bool:
+        """Whether its job waits, starts, or is being submitted."""
+        return self.pending(worker) is not None or self._key(worker) in (self._jobs or {})
+
     def failure(self, worker: WorkerFiles) -> str | None:
         """Why a worker will not report: it could not be submitted, or its job ended before it came to it."""
         launcher = self._launchers.get(worker.id)

@@ -56,7 +56,7 @@ def plant(where: str) -> None:
 def main(values: dict[str, Any]) -> int:
     if values["plant"]:
         plant(values["plant"])
-    stage = Stage(Path(values["root"]), workers=values["workers"], executor=values["executor"])
+    stage = Stage(Path(values["root"]), workers=values["workers"], executor=values["executor"], more=values["more"])
     specs = [stage.spec(**config) for config in values["configs"]]
     try:
         stage.complete(specs)

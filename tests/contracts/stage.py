@@ -147,7 +147,14 @@ class Stage:
     def start_controller(self, specs: Sequence[TrialSpec], plant: str = "") -> subprocess.Popen[str]:
         """The same in a process of its own group, which may be killed; `plant` says where it kills itself."""
         configs = [dict(spec.config) for spec in specs]
-        values = {"root": str(self.root), "configs": configs, "plant": plant, "workers": self.workers, "executor": self.executor}
+        values = {
+            "root": str(self.root),
+            "configs": configs,
+            "plant": plant,
+            "workers": self.workers,
+            "executor": self.executor,
+            "more": self.more,
+        }
         here = Path(__file__).parent
         return subprocess.Popen(
             [sys.executable, str(here / "controller.py"), json.dumps(values)],

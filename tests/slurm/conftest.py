@@ -19,6 +19,8 @@ from stage import TIMING, Stage  # noqa: E402
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     reason = missing()
+    if reason and os.environ.get("ABLATE_NEEDS_SLURM"):
+        pytest.fail(f"{reason}. ABLATE_NEEDS_SLURM says that these tests must run here.")
     if reason:
         pytest.skip(reason)
     with Cluster(tmp_path_factory.mktemp("slurm")) as up, pytest.MonkeyPatch.context() as patch:

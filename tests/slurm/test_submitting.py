@@ -80,7 +80,7 @@ def test_a_launcher_that_is_still_submitting_is_waited_for(stage: Stage, switch:
     controller.communicate()
 
     def release(_: object) -> None:
-        if any("it is being submitted" in event.text or "still waiting" in event.text for event in stage.events):
+        if any("it is being submitted" in event.text or "on its way" in event.text for event in stage.events):
             (switch.at / "go").touch()
 
     with stage.queue(release) as queue:
