@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -154,6 +155,8 @@ class WorkerSettings:
     """Variables that the way of starting must not change; None: not set."""
     stay_s: float | None = None
     """After so long it leaves by itself, before its scheduler ends it: its trial saves a checkpoint and goes on elsewhere."""
+    tasks: int = 1
+    """Processes that train a trial together."""
 
     @staticmethod
     def read(files: WorkerFiles) -> WorkerSettings:
@@ -218,6 +221,27 @@ class Identity:
                 with contextlib.suppress(psutil.Error):
                     child.kill()
             process.kill()
+
+
+class Beside(Protocol):
+    """The other tasks that train a trial together with this process."""
+
+    def training(self, arguments: Sequence[str] | None) -> AbstractContextManager[None]:
+        """While this process trains, the others do; `arguments`: the command that each runs, none: the trial's callable."""
+
+    def stop(self) -> None:
+        """Pass on that the trial is to stop."""
+
+
+class Nobody:
+    """No other task: this process trains alone."""
+
+    def training(self, arguments: Sequence[str] | None) -> AbstractContextManager[None]:
+        """Nothing is done beside."""
+        return contextlib.nullcontext()
+
+    def stop(self) -> None:
+        """Nobody to tell."""
 
 
 class Executor(Protocol):

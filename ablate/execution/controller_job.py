@@ -93,10 +93,10 @@ def submit(study: Study, job: ControllerJob, directory: Path, arguments: Sequenc
 
 def _as_workers(study: Study, job: ControllerJob) -> Study:
     """The study whose workers would be what the controller's job is, so that both are checked and worded by the same code."""
-    changes = {"time_min": job.time_min, "mem_gib": job.mem_gib, "gpus_per_worker": 0, "additional": job.additional}
+    changes = {"time_min": job.time_min, "mem_gib": job.mem_gib, "gpus_per_worker": 0, "nodes_per_worker": 1, "additional": job.additional}
     partition = job.partition or study.slurm.partition
     settings = study.slurm.model_copy(update={**changes, "partition": partition})
-    return study.model_copy(update={"slurm": settings, "threads_per_worker": job.cpus})
+    return study.model_copy(update={"slurm": settings, "threads_per_worker": job.cpus, "tasks_per_trial": 1})
 
 
 def outside(environment: Mapping[str, str]) -> dict[str, str]:

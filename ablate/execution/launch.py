@@ -1,4 +1,5 @@
-"""The one door to submitit: `python -m ablate.execution.launch WORKER_DIRECTORY...` starts workers, `--slurm REQUEST` submits their jobs.
+"""The one door to submitit: `python -m ablate.execution.launch [--tasks N] WORKER_DIRECTORY...` starts workers,
+`--slurm REQUEST` submits their jobs.
 
 A process of its own, in a session of its own: a Ctrl-C or a kill that hits the controller's group reaches neither the
 workers nor submitit's process beside each of them, which would kill its worker.
@@ -20,13 +21,13 @@ FOREVER_MIN = 60 * 24 * 365
 """Submitit's own time limit; trials have theirs."""
 
 
-def launch(directories: list[str]) -> None:
+def launch(directories: list[str], tasks: int = 1) -> None:
     """Start a worker for each directory; each gets a submitit folder of its own, because a job's id is a process number."""
     # Where the shell ignores SIGINT in background jobs, submitit could not end its tasks.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for directory in directories:
         executor = submitit.LocalExecutor(folder=Path(directory) / "submitit")
-        executor.update_parameters(timeout_min=FOREVER_MIN, stderr_to_stdout=True)
+        executor.update_parameters(timeout_min=FOREVER_MIN, stderr_to_stdout=True, tasks_per_node=tasks)
         executor.submit(worker_main, directory)
 
 
@@ -55,5 +56,7 @@ def take_over(directory: Path, name: str, number: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--slurm"]:
         launch_slurm(Path(sys.argv[2]))
+    elif sys.argv[1:2] == ["--tasks"]:
+        launch(sys.argv[3:], int(sys.argv[2]))
     else:
         launch(sys.argv[1:])

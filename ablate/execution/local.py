@@ -14,14 +14,22 @@ from ablate.execution.lease import Liveness
 class Local:
     """Starts workers through `launch`; a worker is known by the identity that it writes, never by submitit's job."""
 
-    def __init__(self, threads_per_worker: int, silence_s: float) -> None:
+    def __init__(self, threads_per_worker: int, silence_s: float, tasks: int = 1) -> None:
+        self._tasks = tasks
         self._environment = {**os.environ, **thread_environment(threads_per_worker)}
         self._liveness = Liveness(silence_s)
         self._launchers: dict[str, subprocess.Popen[bytes]] = {}
 
     def submit(self, workers: Sequence[WorkerFiles]) -> None:
         """Start a worker for each directory."""
-        command = [sys.executable, "-m", "ablate.execution.launch", *(str(worker.directory.resolve()) for worker in workers)]
+        command = [
+            sys.executable,
+            "-m",
+            "ablate.execution.launch",
+            "--tasks",
+            str(self._tasks),
+            *(str(worker.directory.resolve()) for worker in workers),
+        ]
         with workers[0].log.open("ab") as log:
             launcher = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment, start_new_session=True

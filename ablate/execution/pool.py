@@ -108,6 +108,7 @@ class Queue:
             # Submitit sets it, to nothing where no GPU was asked of it.
             {} if study.executor == "slurm" else {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")},
             stay_s=60 * study.slurm.time_min - sbatch.warn_s(study.slurm.time_min) if study.executor == "slurm" else None,
+            tasks=study.tasks_per_trial,
         )
         self._fleet = Fleet(
             directory / "workers", self._executor, self.timing, settings, self._emit, clock, self._slots, Patience.of(study)
@@ -124,7 +125,7 @@ class Queue:
         if self.study.executor == "slurm":
             sbatch.check(self.study)
             return Slurm(self.study, silence_s)
-        return Local(self.study.threads_per_worker, silence_s)
+        return Local(self.study.threads_per_worker, silence_s, self.study.tasks_per_trial)
 
     def __enter__(self) -> Queue:
         self._lock.acquire()

@@ -34,14 +34,23 @@ def parameters(study: Study) -> dict[str, Any]:
         "array_parallelism": slurm.max_workers or study.workers,
         "additional_parameters": {"no_requeue": True, **slurm.additional},
     }
-    optional = {
+    optional: dict[str, Any] = {
         "partition": slurm.partition,
         "account": slurm.account,
         "qos": slurm.qos,
-        "gpus_per_node": slurm.gpus_per_worker or None,
+        "gpus_per_node": gpus_per_node(study),
         "mem": None if slurm.mem_gib is None else f"{round(slurm.mem_gib * 1024)}M",
     }
+    if study.tasks_per_trial > 1:
+        # A task that dies takes the others with it: they would wait for it.
+        optional |= {"nodes": slurm.nodes_per_worker, "ntasks_per_node": study.tasks_per_trial // slurm.nodes_per_worker}
+        optional |= {"srun_args": ["--kill-on-bad-exit=1"]}
     return asked | {key: value for key, value in optional.items() if value is not None}
+
+
+def gpus_per_node(study: Study) -> int | None:
+    """Of a worker's job; none: no GPU is asked for."""
+    return study.slurm.gpus_per_worker // study.slurm.nodes_per_worker or None
 
 
 def options(study: Study) -> list[str]:
@@ -55,8 +64,10 @@ def options(study: Study) -> list[str]:
         "partition": slurm.partition,
         "account": slurm.account,
         "qos": slurm.qos,
-        "gpus-per-node": slurm.gpus_per_worker or None,
+        "gpus-per-node": gpus_per_node(study),
         "mem": None if slurm.mem_gib is None else f"{round(slurm.mem_gib * 1024)}M",
+        "nodes": slurm.nodes_per_worker if study.tasks_per_trial > 1 else None,
+        "ntasks-per-node": study.tasks_per_trial // slurm.nodes_per_worker if study.tasks_per_trial > 1 else None,
         **{key.replace("_", "-"): value for key, value in slurm.additional.items()},
     }
     return [f"--{key}" if value is True else f"--{key}={value}" for key, value in named.items() if value is not None and value is not False]
