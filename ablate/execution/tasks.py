@@ -92,6 +92,8 @@ class Leader:
         self.files, self.count = TaskFiles.of(worker), count
         self.files.directory.mkdir(exist_ok=True)
         self._address = "127.0.0.1"
+        self.broken = False
+        """One of the others is gone or hangs: there is nothing more to be trained here."""
 
     def gather(self, patience_s: float = GATHER_S) -> None:
         """Wait for the others.
@@ -112,7 +114,17 @@ class Leader:
 
     def beside(self, order: Order) -> Group:
         """The others, for one attempt."""
-        return Group(self.files, self.count, order, self._address)
+        return Group(self, order)
+
+    @property
+    def address(self) -> str:
+        """Where all meet: this machine alone, unless some are on others."""
+        return self._address
+
+    def gone(self, rank: int) -> bool:
+        """Whether one of the others is known to be dead; on another machine Slurm ends all with it."""
+        identity = Identity.read(self.files.identity(rank))
+        return identity is not None and identity.here and identity.process() is None
 
     def dismiss(self) -> None:
         """Let the others go."""
@@ -122,8 +134,9 @@ class Leader:
 class Group:
     """The other tasks in one attempt, as the first one has to do with them."""
 
-    def __init__(self, files: TaskFiles, count: int, order: Order, address: str) -> None:
-        self._files, self._count, self._order, self._address = files, count, order, address
+    def __init__(self, leader: Leader, order: Order) -> None:
+        self._leader, self._files, self._order = leader, leader.files, order
+        self._others = range(1, leader.count)
         self._stopped = False
 
     @contextlib.contextmanager
@@ -136,24 +149,20 @@ class Group:
         Raises:
             OthersFailed: One of them came to grief, or does not come to its end; also in place of what the first task raised because of it.
         """
-        port = free_port(self._address)
-        os.environ |= {"MASTER_ADDR": self._address, "MASTER_PORT": str(port)}
-        said = {"order": asdict(self._order), "arguments": arguments, "address": self._address, "port": port}
+        address = self._leader.address
+        port = free_port(address)
+        os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
+        said = {"order": asdict(self._order), "arguments": arguments, "address": address, "port": port}
         write_atomic(self._files.now, json.dumps(said), durable=False)
         try:
             yield
         except Exception as error:
-            failed = self._failed(self._ends())
+            failed = self._failed()
             cause = error.cause if isinstance(error, Ended) else classify(error)
             if failed is None or cause is not Cause.CRASH:  # what a broken connection to another task looks like
                 raise
             raise OthersFailed(failed[0], f"{failed[1]} The first task: {type(error).__name__}: {error}") from error
-        ends = self._ends()
-        failed = self._failed(ends)
-        if failed is None and len(ends) < self._count - 1:
-            missing = next(rank for rank in range(1, self._count) if rank not in ends)
-            failed = Cause.CRASH, f"Task {missing} did not come to its end within {SETTLE_S:g} s of the first."
-        if failed is not None:
+        if (failed := self._failed()) is not None:
             raise OthersFailed(*failed)
 
     def stop(self) -> None:
@@ -166,21 +175,28 @@ class Group:
         """How the others came out of it, as far as they did in time."""
         until, found = time.monotonic() + SETTLE_S, dict[int, dict[str, Any]]()
         while time.monotonic() < until:
-            for rank in range(1, self._count):
+            for rank in self._others:
                 told = _read(self._files.ended(rank))
                 if (told.get("signature"), told.get("attempt")) == self._order.key:
                     found[rank] = told
-            if len(found) == self._count - 1:
+            if all(rank in found or self._leader.gone(rank) for rank in self._others):
                 break
             if until - time.monotonic() < SETTLE_S / 2:
                 self.stop()  # the first one is over, so there is nothing left to do for them
             time.sleep(0.02)
         return found
 
-    @staticmethod
-    def _failed(ends: dict[int, dict[str, Any]]) -> tuple[Cause, str] | None:
-        """The first that gave a cause of its own, else one that only crashed, in words."""
+    def _failed(self) -> tuple[Cause, str] | None:
+        """What one of the others came to grief of, in words: its own cause rather than the crash that another's brought about."""
+        ends = self._ends()
+        missing = [rank for rank in self._others if rank not in ends]
+        for rank in missing:
+            self._leader.broken = True
+            if self._leader.gone(rank):
+                return Cause.LOST, f"The process of task {rank} was killed."
         failed = [(Cause(told["cause"]), f"Task {rank}: {told['message']}") for rank, told in ends.items() if told["cause"] is not None]
+        if missing:
+            failed.append((Cause.CRASH, f"Task {missing[0]} did not come to its end within {SETTLE_S:g} s of the first."))
         return next((one for one in failed if one[0] is not Cause.CRASH), failed[0] if failed else None)
 
 

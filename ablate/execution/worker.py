@@ -82,6 +82,8 @@ class Worker:
                     continue
                 with output_to(TrialFiles(Path(order.root), order.signature).attempt(order.attempt).log):
                     self.finish(order)
+                if self.leader is not None and self.leader.broken:
+                    self.files.leave.touch()
 
     def end(self, *_: object) -> None:
         """The machine asks the process to end: the trial saves a checkpoint and another worker goes on."""
