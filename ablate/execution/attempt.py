@@ -18,7 +18,7 @@ from typing import cast
 
 from ablate.command import Command
 from ablate.execution.base import Beside, Nobody, Order
-from ablate.execution.command import CommandTrainer, Ended, OthersFailed, along
+from ablate.execution.command import DIRECTORY, CommandTrainer, Ended, OthersFailed, along
 from ablate.trial import AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, sync_files, write_atomic
 
 OWN_FILES = ("metrics.jsonl", "outcome.json", "began.json", "log.txt", "stop")
@@ -68,12 +68,18 @@ class Run:
             self._stream.close()
 
 
-def run_attempt(order: Order, asked: Callable[[], Cause | None] = lambda: None, beside: Beside | None = None) -> Outcome:
+def run_attempt(
+    order: Order,
+    asked: Callable[[], Cause | None] = lambda: None,
+    beside: Beside | None = None,
+    whole_stay: Callable[[float], bool] = lambda seconds: False,
+) -> Outcome:
     """Run an attempt to its end, whatever that is, and write its outcome.
 
     Args:
         asked: A reason to stop from outside the attempt's files, such as a signal to the process.
         beside: The other tasks that train it too; none: this process alone.
+        whole_stay: Whether an attempt that took so long had this process for all the time there is.
 
     Raises:
         OSError: The outcome cannot be written; the attempt then counts as lost.
@@ -109,6 +115,8 @@ def run_attempt(order: Order, asked: Callable[[], Cause | None] = lambda: None, 
                     raise
                 returned = {}  # the same signal ended them
         cause, message = run.stopped, "" if run.stopped is None else _STOPPED[run.stopped]
+        if cause is Cause.STOPPED and whole_stay(time.monotonic() - began) and not resumable(files, spec):
+            cause, message = Cause.TIMEOUT, _NO_HEADWAY  # the next attempt would come no further
         metrics = _numbers(spec.trainer, returned) if cause is None else {}
         if cause is None:
             sync_files(files.directory)  # what a result rests on is on the disk before it is told
@@ -179,6 +187,24 @@ _STOPPED = {
 }
 
 
+_NO_HEADWAY = (
+    "It had its worker's job for the whole of slurm.time_min and left no checkpoint to go on from. "
+    "Raise slurm.time_min, or let the trainer save checkpoints."
+)
+
+
+def resumable(files: AttemptFiles, spec: TrialSpec) -> bool:
+    """Whether an attempt left anything that the next could go on from: a file of the trainer, or the command's checkpoint."""
+    if spec.command is not None:
+        said = Command.model_validate(spec.command).checkpoint
+        return said is not None and any((files.directory / DIRECTORY).glob(said.file))
+    return any(not _own(path) for path in files.directory.iterdir())
+
+
+def _own(path: Path) -> bool:
+    return path.name in OWN_FILES or path.name.startswith((".", "log."))
+
+
 def carry_over(earlier: AttemptFiles, files: AttemptFiles) -> None:
     """Copy what an earlier attempt left, so that the trainer finds its checkpoint and its metric stream goes on.
 
@@ -186,7 +212,7 @@ def carry_over(earlier: AttemptFiles, files: AttemptFiles) -> None:
     checkpoint, or steps would be missing. A torn last line is cut off, or the next line would be lost with it.
     """
     for path in sorted(earlier.directory.iterdir()):
-        if path.name in OWN_FILES or path.name.startswith((".", "log.")):
+        if _own(path):
             continue
         if path.is_dir():
             shutil.copytree(path, files.directory / path.name, dirs_exist_ok=True, ignore_dangling_symlinks=True)

@@ -127,6 +127,11 @@ class WorkerFiles:
     def log(self) -> Path:
         return self.directory / "log.txt"
 
+    def identities(self) -> list[Identity]:
+        """The worker's process, and those of the tasks that train along with it."""
+        found = [Identity.read(path) for path in (self.identity, *self.directory.glob("tasks/*.json"))]
+        return [identity for identity in found if identity is not None]
+
     def orders(self) -> list[Path]:
         """The orders that wait in the inbox, oldest first."""
         try:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from ablate.execution.base import Identity, WorkerFiles, thread_environment
+from ablate.execution.base import WorkerFiles, thread_environment
 from ablate.execution.lease import Liveness
 
 
@@ -71,6 +71,5 @@ class Local:
 
     def cancel(self, worker: WorkerFiles) -> None:
         """Kill the worker and what it started, if it runs on this host."""
-        identity = Identity.read(worker.identity)
-        if identity is not None:
+        for identity in worker.identities():
             identity.kill()

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablate.execution import sbatch, scheduler
-from ablate.execution.base import Identity, WorkerFiles, thread_environment
+from ablate.execution.base import WorkerFiles, thread_environment
 from ablate.execution.clock import SYSTEM, Clock
 from ablate.execution.lease import Liveness
 from ablate.execution.scheduler import WAITING, Aside, Job
@@ -167,8 +167,7 @@ class Slurm:
     def cancel(self, worker: WorkerFiles) -> None:
         """End the worker's job: with all others that are to end, in one call at the next turn."""
         self._unwanted.add(self._key(worker))
-        identity = Identity.read(worker.identity)
-        if identity is not None:
+        for identity in worker.identities():
             identity.kill()
 
     @staticmethod

@@ -242,10 +242,12 @@ class _Lives:
         self._worker = worker
         self._liveness = Liveness(4 * settings.lease_s)
         self._until = time.monotonic() + 2 * GATHER_S
+        self._seen = False
 
     def __call__(self) -> bool:
         if not self._worker.identity.exists():
-            return time.monotonic() < self._until
+            return not self._seen and self._worker.directory.exists() and time.monotonic() < self._until
+        self._seen = True
         return self._liveness.alive(self._worker)
 
 

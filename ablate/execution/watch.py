@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from ablate.execution import evidence
-from ablate.execution.base import Identity, Order, WorkerFiles
+from ablate.execution.base import Order, WorkerFiles
 from ablate.study import Study
 from ablate.trial import AttemptFiles, Cause
 
@@ -105,10 +105,11 @@ def greedy(running: Iterable[tuple[Running, WorkerFiles]], limits: Limits, *, lo
 
 def memory_bytes(worker: WorkerFiles) -> int:
     """Memory that a worker and what it started hold on this host; 0 where it runs on another."""
-    identity = Identity.read(worker.identity)
-    process = identity.process() if identity is not None and identity.here else None
     total = 0
-    if process is not None:
+    for identity in worker.identities():
+        process = identity.process() if identity.here else None
+        if process is None:
+            continue
         with contextlib.suppress(psutil.Error):
             for one in (process, *process.children(recursive=True)):
                 with contextlib.suppress(psutil.Error):

@@ -22,6 +22,9 @@ from ablate.execution.output import output_to
 from ablate.execution.tasks import Leader, follow, place
 from ablate.trial import Cause, TrialFiles, read_outcome
 
+WHOLE = 0.8
+"""An attempt that took this share of its worker's stay would come no further in another one."""
+
 
 class Worker:
     """Runs the orders in its inbox, one after the other.
@@ -69,8 +72,12 @@ class Worker:
         """Run an order to its outcome; one that has its outcome already is only put away."""
         files = TrialFiles(Path(order.root), order.signature).attempt(order.attempt)
         if read_outcome(files) is None:
-            run_attempt(order, self.asked, None if self.leader is None else self.leader.beside(order))
+            run_attempt(order, self.asked, None if self.leader is None else self.leader.beside(order), self._whole_stay)
         self.files.current.unlink(missing_ok=True)
+
+    def _whole_stay(self, seconds: float) -> bool:
+        stay_s = self.settings.stay_s
+        return stay_s is not None and time.monotonic() >= self.leaves_at and seconds > WHOLE * stay_s
 
     def work(self) -> None:
         """Work until told to leave, or until the controller is gone."""

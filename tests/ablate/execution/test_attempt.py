@@ -179,11 +179,13 @@ def test_a_sign_is_read_by_the_readers_clock_whatever_the_writers_says(tmp_path:
     assert sign.silence_s == 20, "it was touched no more, however young its time"
 
 
-def test_a_worker_leaves_before_its_time_is_up_and_its_trial_saves_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("trainer", "cause"), [("toy_trainer:train", Cause.STOPPED), ("toy_trainer:forget", Cause.TIMEOUT)])
+def test_a_worker_leaves_before_its_time_is_up_and_its_trial_saves_a_checkpoint(tmp_path: Path, trainer: str, cause: Cause) -> None:
+    """One that can save none would be stopped so for ever: that counts as a timeout."""
     trial = TrialFiles(tmp_path, "s")
     trial.directory.mkdir(parents=True)
     config = {"steps": 10_000, "seed": 0, "step_s": 0.01, "checkpoint_every": 100_000}
-    trial.spec.write_text(TrialSpec("s", 0, config, "toy_trainer:train", "", "").to_json())
+    trial.spec.write_text(TrialSpec("s", 0, config, trainer, "", "").to_json())
     files = WorkerFiles(tmp_path / "workers" / "w1")
     files.create(WorkerSettings(str(tmp_path / "lease"), 60.0, 0.005, [], {}, stay_s=0.5))
     for number in (1, 2):
@@ -192,7 +194,8 @@ def test_a_worker_leaves_before_its_time_is_up_and_its_trial_saves_a_checkpoint(
     Worker(files, WorkerSettings.read(files)).work()
     outcome = read_outcome(trial.attempt(1))
     assert outcome is not None
-    assert outcome.cause is Cause.STOPPED
-    assert json.loads((trial.attempt(1).directory / "checkpoint.json").read_text())[0] > 0
+    assert outcome.cause is cause
+    assert (cause is Cause.TIMEOUT) == ("left no checkpoint" in outcome.message)
+    assert cause is Cause.TIMEOUT or json.loads((trial.attempt(1).directory / "checkpoint.json").read_text())[0] > 0
     assert files.leave.exists(), "the controller looks for another worker"
     assert len(files.orders()) == 1, "it took nothing more"
