@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ablate import transfer
 from ablate.stats.effects import Paired, mean, paired
-from ablate.study import BASELINE, Arm, Level, Levels, Question, Study
+from ablate.study import BASELINE, CONFIRMATION, Arm, Level, Levels, Question, Study
 from ablate.verdict import ArmVerdict, Conclusion, Evidence, Metrics
 from ablate.words import between, counted, listed, number
 
@@ -57,6 +58,9 @@ class Answer(_Frozen):
     """What to change in the config, settings without effect under the winner's left out; empty where nothing is adopted."""
     questions: list[Answered]
     warnings: list[str]
+    mattered: list[str] = []
+    """What a factorial and the attribution say, beyond each arm's verdict."""
+    fairness: str = ""
 
     def lines(self) -> list[str]:
         """Everything as lines of text."""
@@ -67,8 +71,12 @@ class Answer(_Frozen):
         if self.questions:
             said += ["", f"For {self.subject}, against the study's baseline:"]
             said += [f"  {question.sentence}" for question in self.questions]
+        if self.mattered:
+            said += ["", "What mattered:", *(f"  {sentence}" for sentence in self.mattered)]
         if self.warnings:
             said += ["", "Keep in mind:", *(f"  {warning}" for warning in self.warnings)]
+        if self.fairness:
+            said += ["", "Fairness:", f"  {self.fairness}"]
         return said
 
 
@@ -80,6 +88,8 @@ def answer(
     origin: Mapping[int, Metrics],
     evidence: Mapping[str, Evidence],
     failures: Sequence[str],
+    mattered: Sequence[str] = (),
+    fairness: str = "",
 ) -> Answer:
     """The answer from what is concluded so far.
 
@@ -88,15 +98,18 @@ def answer(
         origin: The study's own baseline by replicate.
         evidence: Phase to arm to replicate to final metrics.
         failures: Sentences on trials that failed for good.
+        mattered: Sentences of `insight`.
+        fairness: What was equal in all arms.
     """
     if not conclusions:
         return Answer(headline=["No phase is concluded yet."], subject=BASELINE, changes=[], questions=[], warnings=list(failures))
     last = conclusions[-1]
-    adopted = any(conclusion.winner != BASELINE for conclusion in conclusions)
+    adopted = _adopted(conclusions)
     where, subject = (last, last.arm(last.winner)) if adopted else _closest(study, conclusions)
     found = evidence.get(where.phase, {}).get(subject.name, {})
     return Answer(
         headline=[
+            *([held] if (held := transfer.sentence(study, last)) else []),
             *_headline(study, conclusions, adopted),
             *_otherwise(study, last, adopted),
             *(_phase_line(conclusion) for conclusion in conclusions),
@@ -105,18 +118,36 @@ def answer(
         changes=[change for change in _changes(study, last.winner_levels, base) if change.path not in last.inert],
         questions=[] if subject.name == BASELINE and not adopted else [_answered(study, one, found, origin) for one in study.questions],
         warnings=[*failures, *_warnings(study, conclusions, subject if adopted else None)],
+        mattered=list(mattered),
+        fairness=fairness,
     )
+
+
+def _adopted(conclusions: Sequence[Conclusion]) -> bool:
+    """Whether a change is recommended: what the phases adopted, unless fresh replicates did not confirm it."""
+    last = conclusions[-1]
+    return last.winner != BASELINE if last.phase == CONFIRMATION else any(one.winner != BASELINE for one in conclusions)
 
 
 def _headline(study: Study, conclusions: Sequence[Conclusion], adopted: bool) -> list[str]:
     metric = study.objective.metric
+    last = conclusions[-1]
+    phases = [conclusion for conclusion in conclusions if conclusion.phase != CONFIRMATION]
+    names = [f"{conclusion.winner} ({conclusion.phase})" for conclusion in phases if conclusion.winner != BASELINE]
+    if last.phase == CONFIRMATION and not adopted:
+        arm = last.arms[-1]
+        return [
+            f"Not confirmed: {listed(names)} {'was' if len(names) == 1 else 'were'} adopted by the replicates that chose, but "
+            f"{counted(arm.replicates, 'fresh replicate')} of the winner against the study's baseline say {arm.verdict}. {arm.reason} "
+            "The baseline stays."
+        ]
     if adopted:
         winner = conclusions[-1].arm(conclusions[-1].winner)
-        names = [f"{conclusion.winner} ({conclusion.phase})" for conclusion in conclusions if conclusion.winner != BASELINE]
-        said = [f"Yes: {listed(names)} {'is' if len(names) == 1 else 'are'} adopted."]
+        confirmed = " and confirmed on fresh replicates" if last.phase == CONFIRMATION else ""
+        said = [f"Yes: {listed(names)} {'is' if len(names) == 1 else 'are'} adopted{confirmed}."]
         if winner.total_effect is not None:
             total = winner.total_effect
-            pairs = f"{counted(winner.replicates, 'replicate')}"
+            pairs = counted(winner.replicates, "fresh replicate" if confirmed else "replicate")
             said[0] += (
                 f" Against the study's baseline, {metric} changes by {number(total.mean, signed=True)}{between(total.low, total.high)}"
                 f" to {number(winner.metrics.get(metric))}, over {pairs}."
@@ -245,15 +276,30 @@ def _warnings(study: Study, conclusions: Sequence[Conclusion], winner: ArmVerdic
     if idle:
         said.append(f"Equal to their baseline in every replicate, so without effect under these settings: {listed(idle)}.")
     missing = [phase.name for phase in study.phases if phase.name not in {conclusion.phase for conclusion in conclusions}]
+    if winner is not None and study.confirm and conclusions[-1].phase != CONFIRMATION and conclusions[-1].next is None:
+        said.append("The winner has not met the study's baseline on fresh replicates yet: run the same command again.")
+    said += _checks(conclusions)
     if missing and conclusions[-1].next is not None:
         said.append(f"The study has not ended: {listed(missing)} {'is' if len(missing) == 1 else 'are'} not concluded.")
     elif missing:
         said.append(f"Not run, because a gate led elsewhere: {listed(missing)}.")
     said.append(
         "Intervals cover what the replicate's seed varies (start, order, and split of the data where it rotates), not other data, "
-        f"longer training or larger models. They assume about normal differences over {counted(study.replicates.start, 'replicate')}."
+        f"longer training or larger models. They assume about normal differences, and hold at every look from "
+        f"{study.replicates.start} to {study.replicates.at_most} replicates."
     )
     return said
+
+
+def _checks(conclusions: Sequence[Conclusion]) -> list[str]:
+    """How often giving up an arm early was right, where that was looked at."""
+    checks = [check for conclusion in conclusions for check in conclusion.checks]
+    if not checks:
+        return []
+    wrong = [check.arm for check in checks if not check.confirmed]
+    given_up = sum(text.startswith("Stopped") for conclusion in conclusions for text in conclusion.stopped.values())
+    said = f"{counted(given_up, 'arm')} stopped early; {counted(len(checks), 'other')} that would have ran on to check the rules: "
+    return [said + ("each bears them out." if not wrong else f"{listed(wrong)} did not, so that rule stopped no arm of its phase.")]
 
 
 def _healthy(arm: ArmVerdict) -> bool:

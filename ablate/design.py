@@ -70,6 +70,35 @@ def all_off(phase: Phase, carried: Levels) -> Arm | None:
     return Arm(name=BASELINE, levels=dict(carried)) if same else Arm(name=ALL_OFF, levels=levels)
 
 
+def factorial_cells(phase: Phase, carried: Levels) -> tuple[list[tuple[str, tuple[str, ...]]], dict[tuple[int, ...], str]]:
+    """The factors of a factorial as name and words of its levels, and the arm that stands in each cell.
+
+    Returns:
+        The factors, and the position of each one's level to the name of the arm.
+    """
+    by_levels = {_identity(arm.levels): arm.name for arm in reversed(expand(phase, carried))}
+    switches = _switches(phase)
+    names = [_short(switch, switches) for switch in switches]
+    words = [tuple(_word(switch, index) for index in range(len(switch.states))) for switch in switches]
+    cells = {}
+    for cell in itertools.product(*(range(len(switch.states)) for switch in switches)):
+        chosen = [switch.states[index][1] for switch, index in zip(switches, cell, strict=True)]
+        levels = {**carried, **phase.set, **{path: value for part in chosen for path, value in part.items()}}
+        cells[cell] = by_levels[_identity(levels)]
+    return list(zip(names, words, strict=True)), cells
+
+
+def _word(switch: _Switch, index: int) -> str:
+    kind, _, path = switch.key.partition(".")
+    return show(switch.states[index][1][path]) if kind == "factors" else ("off", "on")[index]
+
+
+def switches(phase: Phase) -> dict[str, tuple[str, ...]]:
+    """Factors and components of a phase by their short names, with the paths that each one sets."""
+    found = _switches(phase)
+    return {_short(switch, found): tuple(dict.fromkeys(path for _, levels in switch.states for path in levels)) for switch in found}
+
+
 def inert_switches(phase: Phase, carried: Levels, identity: Callable[[Levels], str]) -> list[str]:
     """Factors and components (`factors.PATH`, `components.NAME`) that change nothing in any contrast of the phase.
 
@@ -219,6 +248,7 @@ def show(level: Level) -> str:
     if isinstance(level, list):
         return f"[{', '.join(show(item) for item in level)}]"
     if isinstance(level, (int, float)):
+        level += 0  # -0.0 is 0
         return f"{level:g}" if float(f"{level:g}") == level else repr(level)
     return repr(level) if _looks_otherwise(level) else level
 

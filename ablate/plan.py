@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from ablate import design
 from ablate.offers import Offers
-from ablate.study import BASELINE, Arm, Levels, Phase, Study, Tune
+from ablate.study import BASELINE, CONFIRMATION, Arm, Levels, Phase, Study, Tune
 from ablate.trial import TrialSpec, signature_of
 
 FRESH_REPLICATE = 1000
-"""The first replicate kept for confirming a tuned point: no point was chosen by it."""
+"""The first replicate kept for a tuned point's competition: no point was chosen by it."""
+
+CONFIRM_REPLICATE = 2000
+"""The first replicate of the confirmation: nothing was chosen by it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class PlannedPhase:
     arms: int
     """With the baseline; of a tuning phase its points, the baseline and the tuned arm."""
     trials: int
-    """New ones only; an upper bound for later phases, whose carried winner is not known yet."""
+    """New ones, were every arm open to the last: an upper bound. Arms that are decided early get fewer."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +109,17 @@ def plan(study: Study, offers: Offers, seconds_per_trial: float | None = None, f
     known = set(finished)
     phases = []
     for index, phase in enumerate(study.phases):
-        start = study.replicates_of(phase).start
-        replicates = range(FRESH_REPLICATE, FRESH_REPLICATE + start) if isinstance(phase.design, Tune) else range(start)
+        counts = study.replicates_of(phase)
+        most = counts.at_most
+        first = counts.first + (FRESH_REPLICATE if isinstance(phase.design, Tune) else 0)
+        replicates = range(first, first + most)
         arms = design.expand(phase, study.baseline) if index == 0 and not isinstance(phase.design, Tune) else []
         certain = {p.spec.signature for arm in [origin, *references, *arms] for p in trials(arm, replicates, offers, data_hash)}
         new = len(certain - known)
         known |= certain
         if isinstance(phase.design, Tune):
             # Each point, then the tuned arm and the carried winner on fresh replicates.
-            count, open_trials = phase.design.tune + 2, (phase.design.tune + 2) * start
+            count, open_trials = phase.design.tune + 2, phase.design.tune * counts.start + 2 * most
         elif index == 0:
             count, open_trials = len(arms), 0
         else:
@@ -122,8 +127,11 @@ def plan(study: Study, offers: Offers, seconds_per_trial: float | None = None, f
             count = max(len(design.expand(phase, carried)) for carried in carries)
             # The carried winner already ran, on as many replicates as the phases before this one had.
             before = min(study.replicates_of(p).start for p in study.phases[:index])
-            open_trials = (count - 1) * start + max(0, start - before)
+            open_trials = (count - 1) * most + max(0, most - before)
         phases.append(PlannedPhase(phase.name, _design_name(phase), count, new + open_trials))
+    if study.confirm:
+        most = study.replicates.at_most
+        phases.append(PlannedPhase(CONFIRMATION, "winner against baseline", 2, (2 + len(references)) * most))
     measured = seconds_per_trial is not None
     trial_s = seconds_per_trial if measured else offers.expected_seconds(offers.config(study.baseline, 0))
     source = "measured in this study" if measured else "stated by the trainer" if trial_s is not None else "unknown"

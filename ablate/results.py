@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablate import preflight
+from ablate import insight, preflight
 from ablate.answer import Answer, answer
 from ablate.errors import LedgerError
 from ablate.ledger import Ledger, TrialRecord, Use
@@ -59,6 +60,23 @@ class Results:
         """Tuned settings by path."""
         return thresholds(self.study, self.conclusions, self.base)
 
+    @cached_property
+    def insights(self) -> dict[str, dict[str, Any]]:
+        """Phase to what it tells beside its verdicts (`insight.of_phase`)."""
+        return {one.phase: insight.of_phase(self.study, one, self._evidence(one.phase)) for one in self.conclusions}
+
+    @cached_property
+    def attribution(self) -> dict[str, Any] | None:
+        """Which components of the winner did it (`insight.attribution`)."""
+        return insight.attribution(self.study, self.conclusions, {one.phase: self._evidence(one.phase) for one in self.conclusions})
+
+    @cached_property
+    def fairness(self) -> dict[str, Any]:
+        """What was equal in all arms (`insight.fairness`)."""
+        placed = {one.phase: {arm.name: arm.levels for arm in one.arms} for one in self.conclusions}
+        failed = Counter(f"{one['phase']}/{one['arm']}" for one in self._failed())
+        return insight.fairness(self.study, self.conclusions, placed, self.base, failed)
+
     def answer(self) -> Answer:
         """The answer in plain words."""
         return answer(
@@ -68,6 +86,8 @@ class Results:
             origin=self._evidence(REFERENCES).get(BASELINE, {}),
             evidence={conclusion.phase: self._evidence(conclusion.phase) for conclusion in self.conclusions},
             failures=self._failures(),
+            mattered=self._mattered(),
+            fairness=self.fairness["sentence"],
         )
 
     def document(self) -> dict[str, Any]:
@@ -85,6 +105,8 @@ class Results:
             "baseline": study.baseline,
             "references": self._references(),
             "phases": [self._phase(conclusion) for conclusion in self.conclusions],
+            "attribution": self.attribution,
+            "fairness": self.fairness,
             "winner_levels": self.conclusions[-1].winner_levels if self.conclusions else study.baseline,
             "thresholds": {path: found.model_dump(mode="json") for path, found in self.thresholds.items()},
             "answer": said.model_dump(mode="json"),
@@ -168,7 +190,18 @@ class Results:
             "design": design if isinstance(design, str) else f"tune {design.tune}",
             **conclusion.model_dump(mode="json", exclude={"phase"}),
             "alarms": self._alarms(conclusion.phase),
+            "insight": self.insights[conclusion.phase],
         }
+
+    def _mattered(self) -> list[str]:
+        """What factorials say, and what the winner needs."""
+        said: list[str] = []
+        for conclusion in self.conclusions:
+            found = self.insights[conclusion.phase]
+            said += found["problems"]
+            if found["factorial"] is not None:
+                said += found["factorial"]["sentences"]
+        return said + list(self.attribution["sentences"] if self.attribution else [])
 
     def _alarms(self, phase: str) -> list[dict[str, Any]]:
         """What the trainer's alarm said at the end of each trial of a phase, where it names the step since when."""

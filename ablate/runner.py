@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 from ablate import design, gates, plan, preflight, trial, verdict
+from ablate.allocation import allocate
 from ablate.errors import BaselineFailed, BudgetSpent, Reopened
 from ablate.execution.pool import Queue, QueueEvent
 from ablate.ledger import Ledger
 from ablate.offers import Offers
 from ablate.proposals import Told, Tuner
-from ablate.study import BASELINE, REFERENCES, Arm, Levels, Phase, Study, Tune
+from ablate.study import BASELINE, CONFIRMATION, REFERENCES, Arm, Levels, Phase, Study, Tune
 from ablate.verdict import Conclusion
 
 
@@ -87,6 +88,8 @@ def _phases(stage: Stage, observer: Observer) -> list[Conclusion]:
         observer.concluded(conclusion)
         concluded.append(conclusion)
         carried, name = dict(conclusion.winner_levels), conclusion.next
+        if name is None and conclusion.phase != CONFIRMATION and stage.study.confirm and any(c.winner != BASELINE for c in concluded):
+            name = CONFIRMATION
     return concluded
 
 
@@ -110,7 +113,8 @@ class Stage:
 
     def _retried(self, phase: str) -> dict[str, list[trial.TrialSpec]]:
         """Arms of a concluded phase with trials that wait all the same: a user asked for them again."""
-        waiting = {record.signature for record in self.ledger.trials({trial.TrialState.QUEUED, trial.TrialState.RUNNING})}
+        records = self.ledger.trials({trial.TrialState.QUEUED, trial.TrialState.RUNNING})
+        waiting = {record.signature for record in records if not record.message.startswith(trial.PAUSED)}
         found: dict[str, list[trial.TrialSpec]] = {}
         own = self.ledger.uses(phase)
         replicates = {use.replicate for use in own}
@@ -128,13 +132,16 @@ class Stage:
             self.ledger.event("inert", f"{phase.name}: {path} has no effect on top of what is carried")
         if isinstance(phase.design, Tune):
             conclusion = self._tuned(phase, phase.design, carried)
+        elif phase.name == CONFIRMATION:
+            arms = [Arm(name=BASELINE, levels=dict(self.study.baseline)), Arm(name="winner", levels=dict(carried))]
+            conclusion = self._decide(phase, arms, plan.CONFIRM_REPLICATE + self.study.replicates.first, over=self.study.trainer.confirm)
         else:
             self._look_again(phase, carried)
-            replicates = range(self.study.replicates_of(phase).start)
-            conclusion = self._decide(phase, design.expand(phase, carried), replicates)
+            conclusion = self._decide(phase, design.expand(phase, carried), self.study.replicates_of(phase).first)
         inert = self.offers.inert(self.offers.config(conclusion.winner_levels, 0))
         conclusion = conclusion.model_copy(update={"inert": [path for path in inert if path in conclusion.winner_levels]})
-        conclusion = gates.pass_through(self.study, phase, conclusion)
+        if phase.name != CONFIRMATION:
+            conclusion = gates.pass_through(self.study, phase, conclusion)
         self.ledger.conclude(phase.name, conclusion.model_dump(mode="json"))
         self.ledger.event("phase", f"{phase.name}: {conclusion.reason}")
         return conclusion
@@ -148,31 +155,68 @@ class Stage:
                 if finding.level == "error":
                     self.ledger.event("preflight", f"{phase.name}: {arm.name}: {finding.path}: {finding.what} {finding.mend}")
 
-    def _decide(self, phase: Phase, arms: Sequence[Arm], replicates: Sequence[int], points: Sequence[verdict.Point] = ()) -> Conclusion:
-        references = [Arm(name=n, levels={**self.study.baseline, **levels}) for n, levels in self.study.references.items()]
+    def _decide(
+        self, phase: Phase, arms: Sequence[Arm], first: int, points: Sequence[verdict.Point] = (), over: Levels | None = None
+    ) -> Conclusion:
+        """Give replicates, from number `first` on, until nothing is open, and decide.
+
+        Args:
+            over: Settings of these trials over all others.
+        """
+
+        def specs_of(place: str, arm: Arm, count: int) -> list[trial.TrialSpec]:
+            return self._specs(place, arm, range(first, first + count), over)
+
+        beside = [Arm(name=n, levels={**self.study.baseline, **levels}) for n, levels in self.study.references.items()]
         origin = Arm(name=BASELINE, levels=dict(self.study.baseline))
-        specs = {arm.name: self._specs(phase.name, arm, replicates) for arm in arms}
-        reference_specs = {arm.name: self._specs(REFERENCES, arm, replicates) for arm in references}
-        origin_specs = self._specs(REFERENCES, origin, replicates)
-        self._complete(phase.name, {"study baseline": origin_specs} | reference_specs | specs)
-        baseline = {spec.signature for spec in specs[BASELINE]}
-        if not self._metrics(specs[BASELINE]):
-            raise BaselineFailed(self._why_failed(phase, specs[BASELINE]))
+        given: dict[str, int] = {}
+        at_rungs: dict[int, dict[str, dict[int, float]]] = {}
+        while True:
+            specs = {arm.name: specs_of(phase.name, arm, given.get(arm.name, 0)) for arm in arms}
+            evidence = {name: self._metrics(found) for name, found in specs.items()}
+            references = {arm.name: specs_of(REFERENCES, arm, given.get(BASELINE, 0)) for arm in beside}
+            origins = specs_of(REFERENCES, origin, given.get(BASELINE, 0))
+            if given and not evidence[BASELINE]:
+                raise BaselineFailed(self._why_failed(phase, specs[BASELINE]))
+            of_references = {name: self._metrics(found) for name, found in references.items()}
+            same = _equal(specs) if given else []
+            decided = allocate(self.study, phase, [arm.name for arm in arms], given, evidence, of_references, same, at_rungs)
+            if not decided.more(given):
+                break
+            if decided.until is not None:
+                racing = {arm.name: specs_of(phase.name, arm, decided.replicates.get(arm.name, 0)) for arm in arms}
+                self._complete(phase.name, racing, decided.until)
+                at_rungs[decided.until] = {name: self._at_rung(found, decided.until) for name, found in racing.items()}
+                if not any(at_rungs[decided.until].values()):
+                    said = f"{phase.name}: no trial reports {self.study.objective.metric} by step {decided.until}; no arm is compared there"
+                    self.ledger.event("rung", said)
+                continue
+            given = {arm: max(count, given.get(arm, 0)) for arm, count in decided.replicates.items()}
+            wanted = {"study baseline": specs_of(REFERENCES, origin, given[BASELINE])}
+            wanted |= {arm.name: specs_of(REFERENCES, arm, given[BASELINE]) for arm in beside}
+            wanted |= {arm.name: specs_of(phase.name, arm, given.get(arm.name, 0)) for arm in arms}
+            self._complete(phase.name, wanted)
         return verdict.conclude(
             self.study,
             phase,
             arms,
-            {name: self._metrics(found) for name, found in specs.items()},
-            origin=self._metrics(origin_specs),
-            references={name: self._metrics(found) for name, found in reference_specs.items()},
+            evidence,
+            origin=self._metrics(origins),
+            references=of_references,
             collapse={name: self._collapse(found) for name, found in specs.items()},
-            same=[name for name, found in specs.items() if name != BASELINE and {s.signature for s in found} == baseline],
+            same=same,
             points=points,
+            stopped=decided.stopped,
+            condemned=decided.condemned,
+            hopeless=decided.hopeless,
+            checked=decided.checked,
+            asked={arm: range(first, first + count) for arm, count in given.items()},
         )
 
     def _tuned(self, phase: Phase, tune: Tune, carried: Levels) -> Conclusion:
         tuner = Tuner(phase, carried, self.offers.setting_types(), self.study.objective.direction)
-        replicates = range(self.study.replicates_of(phase).start)
+        counts = self.study.replicates_of(phase)
+        replicates = range(counts.first, counts.first + counts.start)
         points: list[verdict.Point] = []
         while len(points) < tune.tune:
             told = [Told(point.levels, point.objective, point.feasible) for point in points]
@@ -188,15 +232,15 @@ class Stage:
         best = verdict.best_point(self.study, points)
         if best is not None:
             arms.append(Arm(name="tuned", levels=best.levels))
-        fresh = range(plan.FRESH_REPLICATE, plan.FRESH_REPLICATE + len(replicates))
-        return self._decide(phase, arms, fresh, points)
+        return self._decide(phase, arms, plan.FRESH_REPLICATE + replicates.start, points)
 
     def _infeasible(self, levels: list[Levels]) -> list[bool]:
         findings = self.offers.preflight([self.offers.config(one, 0) for one in levels], self.root)
         return [any(finding.level == "error" for finding in found) for found in findings]
 
-    def _specs(self, phase: str, arm: Arm, replicates: Sequence[int]) -> list[trial.TrialSpec]:
-        specs = [planned.spec for planned in plan.trials(arm, replicates, self.offers, self.data_hash)]
+    def _specs(self, phase: str, arm: Arm, replicates: Sequence[int], over: Levels | None = None) -> list[trial.TrialSpec]:
+        trained = arm.model_copy(update={"levels": {**arm.levels, **(over or {})}})
+        specs = [planned.spec for planned in plan.trials(trained, replicates, self.offers, self.data_hash)]
         self.ledger.add_arms(phase, [arm])
         self.ledger.add_trials(phase, arm.name, specs)
         return specs
@@ -208,11 +252,11 @@ class Stage:
             f"Mend the cause, move {self.root / self.study.study} away and run again; trials that are done are found again."
         )
 
-    def _complete(self, phase: str, arms: Mapping[str, Sequence[trial.TrialSpec]]) -> None:
+    def _complete(self, phase: str, arms: Mapping[str, Sequence[trial.TrialSpec]], until: int | None = None) -> None:
         specs = list({spec.signature: spec for found in arms.values() for spec in found}.values())
         self._check_budget(specs)
         self.observer.trials(phase, arms)
-        self.queue.complete(specs)
+        self.queue.complete(specs, until)
 
     def _check_budget(self, specs: Sequence[trial.TrialSpec]) -> None:
         budget, used = self.study.budget, self.ledger.used()
@@ -238,6 +282,27 @@ class Stage:
         found = {spec.replicate: trial.result_of(self.root, spec.signature) for spec in specs}
         return {replicate: result.metrics for replicate, result in found.items() if result is not None}
 
+    def _at_rung(self, specs: Sequence[trial.TrialSpec], step: int) -> dict[int, float]:
+        """The objective of these trials at a rung, whether they paused there or went on."""
+        found = {}
+        for spec in specs:
+            number = self.ledger.trial(spec.signature).attempt
+            files = trial.TrialFiles(self.root, spec.signature)
+            value = None if number is None else trial.at_rung(files.attempt(number), self.study.objective.metric, step)
+            if value is not None:
+                found[spec.replicate] = value
+        return found
+
     def _collapse(self, specs: Sequence[trial.TrialSpec]) -> Mapping[int, str]:
         found = {spec.replicate: trial.result_of(self.root, spec.signature) for spec in specs}
         return {r: str(result.summary["collapse"]) for r, result in found.items() if result is not None and "collapse" in result.summary}
+
+
+def _equal(specs: Mapping[str, Sequence[trial.TrialSpec]]) -> list[str]:
+    """Arms whose trials are the baseline's."""
+    baseline = {spec.replicate: spec.signature for spec in specs[BASELINE]}
+    return [
+        name
+        for name, found in specs.items()
+        if name != BASELINE and found and all(baseline.get(spec.replicate) == spec.signature for spec in found)
+    ]

@@ -21,6 +21,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,6
 BASELINE = "baseline"
 """The name of the reference arm in every phase."""
 
+CONFIRMATION = "confirmation"
+"""The name of the last phase, which holds the study's winner against the study's baseline on fresh replicates."""
+
 REFERENCES = "references"
 """The phase name under which the ledger keeps the trials of the study's references, and of its own baseline."""
 
@@ -53,6 +56,8 @@ class Trainer(Command, _Strict):
     preset: str | None = None
     set: Levels = {}
     """Settings for every arm and reference of the study."""
+    confirm: Levels = {}
+    """Settings for the trials of the confirmation, over all others: scans by which nothing was chosen, say."""
     inert: str | None = None
     preflight: str | None = None
     data_hash: str | None = None
@@ -122,10 +127,16 @@ class Guard(_Strict):
 
 
 class Replicates(_Strict):
-    """How many paired replicates an arm gets."""
+    """How many paired replicates an arm gets: all of them `start`, then one more at a time while its verdict is open."""
 
     start: int = Field(4, ge=3)
     at_most: int = Field(6, ge=3)
+    condemn: int | None = Field(3, ge=1)
+    """An arm that breaks the same guard in each of its first so many replicates gets no more; none: it gets `start` whatever they say."""
+    check: float = Field(0.125, ge=0, le=1)
+    """Share of the arms condemned so, at least one, that run to `start` all the same, to see whether the rule was right; 0: none."""
+    first: int = Field(0, ge=0, lt=1000)
+    """Number of the first replicate: another one gives fresh seeds."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Replicates:
@@ -193,6 +204,18 @@ class Question(_Strict):
     ask: str
     metric: str
     direction: Literal["maximize", "minimize"]
+
+
+class Confirms(_Strict):
+    """What another study found and this one looks at again: longer, larger, on other data."""
+
+    study: Name
+    winner: str
+    """The arms that it adopted."""
+    effect: float
+    """Its total effect on the objective of that study, with its interval."""
+    low: float | None
+    high: float | None
 
 
 class Floor(_Strict):
@@ -271,6 +294,8 @@ class Study(_Strict):
     objective: Objective
     guards: list[Guard] = []
     replicates: Replicates = Replicates()
+    rungs: list[Annotated[int, Field(ge=1)]] = []
+    """Steps before the end at which arms are compared and hopeless ones stop; the trainer must report the objective by then."""
     budget: Budget = Budget()
     alpha: float = Field(0.05, gt=0, lt=0.5)
     executor: Literal["local", "slurm", "inline"] = "local"
@@ -299,6 +324,10 @@ class Study(_Strict):
     """What the report answers for the winner; none: what the trainer's `headlines` offer names."""
     floors: list[Floor] = []
     """Probes that the report shows beside what needs no learning; none: what the trainer's `headlines` offer names."""
+    confirms: Confirms | None = None
+    """Set by `ablate confirm`."""
+    confirm: bool = True
+    """Whether what was adopted meets the study's baseline once more, on replicates that chose nothing: the headline effect is theirs."""
     otherwise: str | None = Field(None, pattern=r"\.ya?ml$")
     """The study to run where this one ends with nothing adopted: a file, from the folder of this study's file."""
     phases: list[Phase] = Field(min_length=1)
@@ -321,13 +350,18 @@ class Study(_Strict):
             raise ValueError(" ".join(problems))
         return self
 
+    @property
+    def confirmation(self) -> Phase:
+        """The last phase, which is in no study file: its arms are the study's baseline and `winner`, what the phases have carried to it."""
+        return Phase(name=CONFIRMATION, design="one_at_a_time")
+
     def phase(self, name: str) -> Phase:
-        """The phase of that name.
+        """The phase of that name, the confirmation among them.
 
         Raises:
             KeyError: None has it.
         """
-        for phase in self.phases:
+        for phase in [*self.phases, self.confirmation]:
             if phase.name == name:
                 return phase
         raise KeyError(name)

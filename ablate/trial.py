@@ -23,6 +23,10 @@ class TrialState(StrEnum):
     FAILED = "failed"
 
 
+PAUSED = "Paused at step"
+"""How the message of a stopped attempt begins that a rung ended; the trial goes on only where its arm does."""
+
+
 class Cause(StrEnum):
     """Why an attempt ended without a result; the retry rule reads it."""
 
@@ -251,6 +255,14 @@ def read_stream(files: AttemptFiles) -> MetricStream:
 def read_metrics(files: AttemptFiles) -> list[tuple[int, dict[str, float]]]:
     """Step and finite metrics of an attempt, by rising step; the later value of a step's metric stands."""
     return read_stream(files).rows
+
+
+def at_rung(files: AttemptFiles, metric: str, step: int) -> float | None:
+    """A metric at a rung: its last value up to that step; none where the stream has not come so far, or did not hold it by then."""
+    rows = read_metrics(files)
+    if not rows or rows[-1][0] < step:
+        return None
+    return next((row[metric] for at, row in reversed(rows) if at <= step and metric in row), None)
 
 
 def metric_line(step: int, metrics: Mapping[str, float]) -> str:

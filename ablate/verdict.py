@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict
 
 from ablate.stats.effects import LEAST_PAIRS, Paired, mean, paired
 from ablate.stats.family import Estimate, better_than_all, estimates
-from ablate.study import BASELINE, Arm, Guard, Levels, Phase, Study
+from ablate.stats.looks import Looks
+from ablate.stats.sequential import Course, course
+from ablate.stats.stopping import cost_to_decide
+from ablate.study import BASELINE, CONFIRMATION, Arm, Guard, Levels, Phase, Study
 from ablate.words import between, listed, number, probability
 
 Metrics = Mapping[str, float]
@@ -81,6 +84,17 @@ class ArmVerdict(_Frozen):
     verdict: VerdictWord
     reason: str
     same_trials_as_baseline: bool = False
+    cost_to_decide: str | None = None
+    """What deciding would take, for an undecided arm with a spread."""
+
+
+class Check(_Frozen):
+    """An arm that a stopping rule had given up and that ran on all the same, to see whether the rule was right."""
+
+    arm: str
+    replicates: int
+    confirmed: bool
+    """Whether its `start` replicates at full length bear that out."""
 
 
 class Point(_Frozen):
@@ -110,6 +124,11 @@ class Conclusion(_Frozen):
     inert: list[str] = []
     """Settings without effect under the winner's others, as the trainer says: no advice to change them makes sense."""
     points: list[Point] = []
+    looks: tuple[int, int] | None = None
+    """Replicates at the first and at the last planned look, for which the error rate is stated; None: decided before there were any."""
+    stopped: dict[str, str] = {}
+    """Arm to the reason why it got fewer replicates than it might have."""
+    checks: list[Check] = []
 
     def arm(self, name: str) -> ArmVerdict:
         """The arm of that name.
@@ -134,6 +153,11 @@ def conclude(
     collapse: Mapping[str, Mapping[int, str]],
     same: Collection[str] = (),
     points: Sequence[Point] = (),
+    stopped: Mapping[str, str] | None = None,
+    condemned: Collection[str] = (),
+    hopeless: Collection[str] = (),
+    checked: Mapping[str, bool] | None = None,
+    asked: Mapping[str, Collection[int]] | None = None,
 ) -> Conclusion:
     """Decide a phase from its finished trials.
 
@@ -144,6 +168,11 @@ def conclude(
         collapse: Arm to replicate to kind of collapse, as the trainer says.
         same: Arms whose trials are the baseline's trials.
         points: What a tuning phase measured before its competition.
+        stopped: Arm to the reason why it got no more replicates.
+        condemned: Arms given up before any test; they stay members of the family.
+        hopeless: Arms given up at a rung; they stay members too.
+        checked: Arms that were given up and ran on, and whether they bear that out.
+        asked: Arm to the replicates that it was given; none: all that the others have. One that was not given is not missing.
 
     Returns:
         The conclusion before its gate (`gates.pass_through`).
@@ -155,19 +184,27 @@ def conclude(
     if baseline is None:
         raise ValueError(f"conclude: expected an arm named {BASELINE!r} but got {[arm.name for arm in arms]}. Put the reference arm first.")
     sign, metric = study.objective.sign, study.objective.metric
-    series = {arm.name: _series(evidence.get(arm.name, {}), metric) for arm in arms}
+    values = {arm.name: series(evidence.get(arm.name, {}), metric) for arm in arms}
     rivals = [arm.name for arm in arms if arm.name != BASELINE]
-    benefits = {name: paired(series[name], series[BASELINE], sign) for name in rivals if name not in same}
-    total = {arm.name: paired(series[arm.name], _series(origin, metric), sign) for arm in arms}
-    over = {
-        reference: {name: paired(series[name], _series(found, metric), sign) for name in rivals} for reference, found in references.items()
-    }
+
+    def against(name: str, other: Mapping[int, Metrics]) -> Paired:
+        given = None if asked is None else asked.get(name, ())
+        return paired(values[name], {r: v for r, v in series(other, metric).items() if given is None or r in given}, sign)
+
+    benefits = {name: against(name, evidence.get(BASELINE, {})) for name in rivals if name not in same}
+    total = {arm.name: against(arm.name, origin) for arm in arms}
+    over = {reference: {name: against(name, found) for name in rivals} for reference, found in references.items()}
+    plan, untested = study.replicates_of(phase), sum(not benefits[arm].testable for arm in [*condemned, *hopeless] if arm in benefits)
+    looks = Looks(plan.start, plan.at_most)
     family = _Family(
-        effects=estimates(benefits, study.alpha),
-        totals=estimates(total, study.alpha),
-        adopted_p=better_than_all(benefits, over),
-        single_p={reference: better_than_all(benefits, {reference: found}) for reference, found in over.items()},
+        effects=estimates(benefits, study.alpha, looks, untested),
+        totals=estimates(total, study.alpha, looks, untested),
+        adopted_p=better_than_all(benefits, over, looks, untested),
+        single_p={reference: better_than_all(benefits, {reference: found}, looks, untested) for reference, found in over.items()},
+        looks=looks,
+        members=untested + sum(pairs.testable for pairs in benefits.values()),
     )
+    stopped, checked = stopped or {}, checked or {}
     judged = [
         _judge(
             study,
@@ -179,10 +216,12 @@ def conclude(
             total=total[arm.name],
             over={reference: pairs[arm.name] for reference, pairs in over.items() if arm.name in pairs},
             collapse=collapse.get(arm.name, {}),
+            stopped=stopped.get(arm.name, ""),
+            hopeless=arm.name in hopeless,
         )
         for arm in sorted(arms, key=lambda arm: arm.name != BASELINE)
     ]
-    winner = _winner(study, judged, {arm.name: arm for arm in arms}, series)
+    winner = _winner(study, judged, {arm.name: arm for arm in arms}, values)
     return Conclusion(
         phase=phase.name,
         winner=winner.name,
@@ -190,6 +229,9 @@ def conclude(
         arms=judged,
         reason=_phase_reason(study, winner, judged),
         points=list(points),
+        looks=(plan.start, plan.at_most),
+        stopped=dict(stopped),
+        checks=[Check(arm=one.name, replicates=one.replicates, confirmed=checked[one.name]) for one in judged if one.name in checked],
     )
 
 
@@ -199,10 +241,10 @@ def point(study: Study, arm: Arm, metrics: Mapping[int, Metrics], *, replicates:
     Args:
         replicates: How many were run. Points are compared over the same replicates, so one that lost some has no objective.
     """
-    series = _series(metrics, study.objective.metric)
-    complete = len(series) >= replicates and all(math.isfinite(v) for v in series.values())
-    guards = _guards(study.guards, metrics)
-    objective = mean(series.values()) if complete else None
+    values = series(metrics, study.objective.metric)
+    complete = len(values) >= replicates and all(math.isfinite(v) for v in values.values())
+    guards = guard_states(study.guards, metrics)
+    objective = mean(values.values()) if complete else None
     feasible = objective is not None and all(guard.holds for guard in guards)
     return Point(name=arm.name, levels=arm.levels, objective=objective, guards=guards, feasible=feasible)
 
@@ -223,6 +265,9 @@ class _Family:
     """Adjusted p of "better than the baseline and than every reference"."""
     single_p: Mapping[str, Mapping[str, float]]
     """Reference to the same with that reference alone."""
+    looks: Looks
+    members: int
+    """Arms that the correction is for."""
 
 
 def _judge(
@@ -236,12 +281,15 @@ def _judge(
     total: Paired,
     over: Mapping[str, Paired],
     collapse: Mapping[int, str],
+    stopped: str,
+    hopeless: bool,
 ) -> ArmVerdict:
     same = arm.name != BASELINE and benefit is None
-    guards = _guards(study.guards, found)
+    guards = guard_states(study.guards, found)
     references = [_reference(study, name, pairs, family.single_p[name].get(arm.name)) for name, pairs in over.items()]
     estimate = family.effects.get(arm.name)
     zero = Interval(mean=0.0, low=0.0, high=0.0)
+    cost = None
     verdict: VerdictWord
     if arm.name == BASELINE:
         effect: Interval | None = zero if found else None
@@ -249,13 +297,19 @@ def _judge(
     elif benefit is None:
         effect = zero
         verdict, reason = "reject", "It is the same trials as the baseline: its changes have no effect under these settings."
+    elif hopeless:
+        effect, verdict, reason = None, "reject", "Given up at a rung."
     else:
         effect = _interval(study, benefit, estimate)
         verdict, reason = _decide(study, benefit, estimate, guards, references, family.adopted_p.get(arm.name), len(found))
+        if verdict == "undecided" and estimate is not None:
+            cost = _cost(study, course(benefit, family.looks), family.members)
+    if verdict not in ("adopt", "baseline"):
+        reason = " ".join(part for part in (reason, stopped if stopped.startswith("Stopped") else "", cost) if part)
     return ArmVerdict(
         name=arm.name,
         levels=arm.levels,
-        carried=arm.name == BASELINE and phase.name != study.phases[0].name,
+        carried=arm.name == BASELINE and phase.name not in (study.phases[0].name, CONFIRMATION),
         replicates=len(found),
         effect=effect,
         total_effect=_total(study, total, family.totals.get(arm.name)),
@@ -267,6 +321,7 @@ def _judge(
         verdict=verdict,
         reason=reason,
         same_trials_as_baseline=same,
+        cost_to_decide=cost,
     )
 
 
@@ -315,8 +370,20 @@ def _decide(
     return "adopt", f"Better than the baseline: {said}{held}{beats}.{left_out}"
 
 
-def _winner(study: Study, judged: Sequence[ArmVerdict], arms: Mapping[str, Arm], series: Mapping[str, Mapping[int, float]]) -> ArmVerdict:
-    """The adopted arm with the largest effect; of those whose difference to it is unresolved, the one with the fewest changes."""
+def _cost(study: Study, seen: Course, members: int) -> str | None:
+    """What deciding would take, in words."""
+    found = cost_to_decide(seen.values, study.objective.smallest_effect, study.alpha, members)
+    if found is None:
+        return None
+    claim = "is better" if found.claim == "better" else f"gains less than {number(study.objective.smallest_effect)}"
+    if found.pairs is None:
+        return f"More than 10,000 pairs would be needed to show that it {claim}: its mean lies on the border."
+    span = f" ({found.least} to {found.most or 'more than 10,000'} by the noise seen)" if found.least else ""
+    return f"To show that it {claim}, were its mean the truth: about {found.pairs} pairs{span}."
+
+
+def _winner(study: Study, judged: Sequence[ArmVerdict], arms: Mapping[str, Arm], values: Mapping[str, Mapping[int, float]]) -> ArmVerdict:
+    """The adopted arm with the largest effect; of those not told apart from it by what matters the one with the fewest changes."""
     sign = study.objective.sign
     adopted = [arm for arm in judged if arm.verdict == "adopt" and arm.effect is not None]
     if not adopted:
@@ -328,11 +395,12 @@ def _winner(study: Study, judged: Sequence[ArmVerdict], arms: Mapping[str, Arm],
     best = max(adopted, key=benefit)
 
     def unresolved(arm: ArmVerdict) -> bool:
-        pairs = paired(series[best.name], series[arm.name], sign)
+        pairs = paired(values[best.name], values[arm.name], sign)
         p = pairs.p_different()
         if p is None:
             return pairs.mean is None or abs(pairs.mean) < study.objective.smallest_effect
-        return p >= study.alpha
+        interval = pairs.interval(1 - study.alpha)
+        return p >= study.alpha or (interval is not None and interval[1] < study.objective.smallest_effect)
 
     ties = [arm for arm in adopted if arm.name == best.name or unresolved(arm)]
     return min(ties, key=lambda arm: (len(arms[arm.name].changes(arms[BASELINE])), -benefit(arm)))
@@ -347,10 +415,11 @@ def _phase_reason(study: Study, winner: ArmVerdict, judged: Sequence[ArmVerdict]
     best = max(adopted, key=lambda arm: study.objective.sign * (arm.effect.mean if arm.effect is not None else 0.0))
     if best.name == winner.name:
         return f"{winner.name} is carried on: {by}{', the largest effect' if len(adopted) > 1 else ''}."
-    return f"{winner.name} is carried on: {by}. {best.name} has a larger mean effect, but the two are not told apart and it changes more."
+    other = f"{best.name} has a larger mean effect, but the two are not told apart by what matters and it changes more."
+    return f"{winner.name} is carried on: {by}. {other}"
 
 
-def _series(found: Mapping[int, Metrics], metric: str) -> dict[int, float]:
+def series(found: Mapping[int, Metrics], metric: str) -> dict[int, float]:
     """Replicate to value; a result without the metric counts as NaN, so that its dropped pair is said."""
     return {replicate: float(metrics.get(metric, math.nan)) for replicate, metrics in sorted(found.items())}
 
@@ -362,7 +431,7 @@ def mean_metrics(found: Mapping[int, Metrics]) -> dict[str, float]:
     return {name: value for name, value in means.items() if value is not None}
 
 
-def _guards(guards: Sequence[Guard], found: Mapping[int, Metrics]) -> list[GuardState]:
+def guard_states(guards: Sequence[Guard], found: Mapping[int, Metrics]) -> list[GuardState]:
     means = mean_metrics(found)
     values = [means.get(guard.metric) for guard in guards]
     return [

@@ -25,6 +25,11 @@ def probability(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
+def share(part: float) -> str:
+    """Whole percent, told as bounds at the ends: `< 1 %`."""
+    return "< 1 %" if 0 < part < 0.01 else "> 99 %" if 0.99 < part < 1 else f"{part:.0%}".replace("%", " %")
+
+
 def counted(count: int, noun: str) -> str:
     """`1 arm`, `2 arms`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"

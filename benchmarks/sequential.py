@@ -17,7 +17,8 @@ from ablate.stats import looks as rule
 from ablate.stats.effects import Paired
 from ablate.stats.intervals import simultaneous
 from ablate.stats.looks import Looks
-from ablate.stats.sequential import judge, repeated
+from ablate.stats.sequential import repeated
+from ablate.stats.stopping import judge
 
 ALPHA = 0.05
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Float[np.ndarray, "..."]]

@@ -78,6 +78,29 @@ def tune(
 
 
 @app.command()
+def confirm(
+    study: StudyFile,
+    overrides: Overrides = None,
+    no_mlflow: NoMlflow = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start also where the budget is estimated not to be enough.")] = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """Run the winner against the baseline again, at real length and size: does the short answer hold?"""
+    from ablate.cli.session import check_budget, run_study
+    from ablate.loading import load
+    from ablate.results import Results
+    from ablate.transfer import confirming
+
+    asked = overrides or []
+    loaded = load(Path(study), asked)
+    found = Results(runs, loaded.study)
+    alone = confirming(found.study, found.conclusions, loaded, asked)
+    if not yes:
+        check_budget(alone, runs)
+    raise typer.Exit(run_study(alone, runs, f"ablate confirm {' '.join([study, *asked])}", mlflow=not no_mlflow))
+
+
+@app.command()
 def plan(
     study: StudyFile,
     overrides: Overrides = None,

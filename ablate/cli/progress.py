@@ -17,7 +17,7 @@ from rich.text import Text
 from ablate.cli.tables import print_findings
 from ablate.execution.pool import QueueEvent
 from ablate.runner import Signed
-from ablate.study import Study
+from ablate.study import CONFIRMATION, Study
 from ablate.trial import result_of
 from ablate.verdict import Conclusion
 
@@ -206,7 +206,7 @@ class LiveView:
     def render(self) -> Group:
         """The view as it stands now."""
         progress = self.progress
-        names = [phase.name for phase in progress.study.phases]
+        names = [*(phase.name for phase in progress.study.phases), *([CONFIRMATION] if progress.study.confirm else [])]
         place = f" ({names.index(progress.phase_name) + 1} of {len(names)})" if progress.phase_name in names else ""
         counts, best, remaining = progress.arm_counts(), progress.best(), progress.remaining_s()
         total = max(progress.trials_at_most, len(progress.states), 1)

@@ -141,7 +141,7 @@ def tuning_study(study: Study, runs: Path) -> Study:
         for conclusion in Results(runs, study.study).conclusions:
             if conclusion.phase in before:
                 carried = dict(conclusion.winner_levels)
-    return study.model_copy(update={"study": f"{study.study}.tune", "baseline": carried, "phases": tuning})
+    return study.model_copy(update={"study": f"{study.study}.tune", "baseline": carried, "phases": tuning, "confirm": False})
 
 
 def write_settings(runs: Path, study: str, path: Path) -> None:

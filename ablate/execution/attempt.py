@@ -19,7 +19,7 @@ from typing import cast
 from ablate.command import Command
 from ablate.execution.base import Beside, Nobody, Order
 from ablate.execution.command import DIRECTORY, CommandTrainer, Ended, OthersFailed, along
-from ablate.trial import AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, sync_files, write_atomic
+from ablate.trial import PAUSED, AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, sync_files, write_atomic
 
 OWN_FILES = ("metrics.jsonl", "outcome.json", "began.json", "log.txt", "stop")
 """What the platform writes into an attempt; never copied as it is into a later one."""
@@ -30,11 +30,14 @@ class Run:
 
     Args:
         asked: Why the trial should stop now; None: it should not.
+        until: Step from which on it should, because it pauses at a rung.
     """
 
-    def __init__(self, files: AttemptFiles, asked: Callable[[], Cause | None]) -> None:
+    def __init__(self, files: AttemptFiles, asked: Callable[[], Cause | None], until: int | None = None) -> None:
         self.directory = files.directory
         self.stopped: Cause | None = None
+        self.paused = False
+        self._until = until
         self._asked = asked
         self._stream = files.metrics.open("a", encoding="utf-8")
 
@@ -46,6 +49,8 @@ class Run:
         """
         self._stream.write(metric_line(int(step), {str(name): float(value) for name, value in metrics.items()}))
         self._stream.flush()
+        if self.stopped is None and self._until is not None and int(step) >= self._until:
+            self.stopped, self.paused = Cause.STOPPED, True
         return self.go_on()
 
     def go_on(self) -> bool:
@@ -102,7 +107,7 @@ def run_attempt(
             carry_over(trial.attempt(order.resume_from), files)
         write_atomic(files.began, json.dumps({"resumed_from": order.resume_from, "pid": os.getpid(), "at": time.time()}), durable=False)
         spec = TrialSpec.from_json(trial.spec.read_text())
-        with Run(files, why_stop) as run:
+        with Run(files, why_stop, order.until) as run:
             try:
                 if spec.command is None:
                     train = trainer(spec.trainer)
@@ -115,7 +120,9 @@ def run_attempt(
                     raise
                 returned = {}  # the same signal ended them
         cause, message = run.stopped, "" if run.stopped is None else _STOPPED[run.stopped]
-        if cause is Cause.STOPPED and whole_stay(time.monotonic() - began) and not resumable(files, spec):
+        if run.paused:
+            message = f"{PAUSED} {order.until}, where arms are compared; its checkpoint is kept."
+        elif cause is Cause.STOPPED and whole_stay(time.monotonic() - began) and not resumable(files, spec):
             cause, message = Cause.TIMEOUT, _NO_HEADWAY  # the next attempt would come no further
         metrics = _numbers(spec.trainer, returned) if cause is None else {}
         if cause is None:

@@ -16,7 +16,9 @@ import psutil
 
 from ablate.trial import write_atomic
 
-EventKind = Literal["started", "adopted", "progress", "done", "reused", "retry", "stopped", "failed", "worker", "stopping", "request"]
+EventKind = Literal[
+    "started", "adopted", "progress", "done", "reused", "retry", "stopped", "failed", "worker", "stopping", "request", "paused"
+]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Order:
     resume_from: int | None
     """The earlier attempt whose files the worker copies first."""
     timeout_s: float | None
+    until: int | None = None
+    """Step at which it saves a checkpoint and pauses: a rung; none: the trial's end."""
 
     @property
     def key(self) -> tuple[str, int]:

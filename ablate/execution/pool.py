@@ -34,7 +34,7 @@ from ablate.execution.watch import Limits, Running, exceeded, greedy, memory_is_
 from ablate.execution.worker import claim
 from ablate.ledger import Ledger, TrialRecord
 from ablate.study import Study
-from ablate.trial import Cause, TrialFiles, TrialSpec, TrialState, accept, read_outcome, result_of, write_atomic
+from ablate.trial import Cause, TrialFiles, TrialSpec, TrialState, accept, read_metrics, read_outcome, result_of, write_atomic
 
 __all__ = ["Queue", "QueueEvent", "Timing", "holder", "request"]
 
@@ -90,6 +90,7 @@ class Queue:
         self.timing = timing or Timing()
         self._on_event, self._events = on_event, list[QueueEvent]()
         self._work = _Work()
+        self._until: int | None = None
         self._asked_to_stop = 0
         self._completing = False
         self._ending_now = False
@@ -170,8 +171,11 @@ class Queue:
             self._renewal.stop()
             self._lock.release()
 
-    def complete(self, specs: Sequence[TrialSpec]) -> None:
+    def complete(self, specs: Sequence[TrialSpec], until: int | None = None) -> None:
         """Return when each trial is done or failed for good; accepted results, also another study's, are used as they are.
+
+        Args:
+            until: A rung: trials that reached this step have paused there with a checkpoint, and count as complete for now.
 
         Raises:
             Interrupted: On Ctrl-C, SIGTERM or a stop request; running trials saved their checkpoints, the same call goes on.
@@ -179,7 +183,7 @@ class Queue:
             Reopened: A retry opened phases again.
             AblateError: No worker can be started.
         """
-        self._completing = True
+        self._completing, self._until = True, until
         try:
             self._open(specs)
             while self._work.specs:
@@ -221,7 +225,16 @@ class Queue:
                 return True
         if record.state is TrialState.DONE:
             self.ledger.requeue(record.signature)
-        return False
+        return self._paused(record)
+
+    def _paused(self, record: TrialRecord) -> bool:
+        """Whether a trial that waits has come as far as it should for now."""
+        if self._until is None or record.state is not TrialState.QUEUED or record.attempt is None or record.cause is not Cause.STOPPED:
+            return False
+        trial = TrialFiles(self.root, record.signature)
+        number = evidence.checkpoint(trial, self.ledger.attempts(record.signature))
+        rows = read_metrics(trial.attempt(number)) if number is not None else []
+        return bool(rows) and rows[-1][0] >= self._until
 
     # one turn
 
@@ -299,6 +312,10 @@ class Queue:
         record = self.ledger.finish_attempt(
             signature, number, cause=ended.cause, message=message, seconds=ended.seconds, attempts=self.study.attempts
         )
+        if self._paused(record):
+            self._work.specs.pop(signature, None)
+            self._emit(QueueEvent("paused", signature, attempt=number, text=message))
+            return
         if record.state is TrialState.QUEUED:
             self._emit(QueueEvent("stopped" if ended.cause is Cause.STOPPED else "retry", signature, attempt=number, text=message))
             if signature in self._work.specs:
@@ -335,7 +352,9 @@ class Queue:
             if not trial.spec.exists():
                 write_atomic(trial.spec, self._work.specs[signature].to_json())
             timeout_s = None if self.study.timeout_min is None else 60 * self.study.timeout_min
-            order = Order(str(self.root), signature, number, evidence.checkpoint(trial, self.ledger.attempts(signature)), timeout_s)
+            order = Order(
+                str(self.root), signature, number, evidence.checkpoint(trial, self.ledger.attempts(signature)), timeout_s, self._until
+            )
             self.ledger.start_attempt(signature, member.files.id, number, gpus=member.gpus)
             self._work.running[order.key] = Running(order, trial.attempt(number))
             member.held[order.key] = order

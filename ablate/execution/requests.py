@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ablate.errors import StudyError
 from ablate.ledger import Ledger, Use
-from ablate.plan import FRESH_REPLICATE
-from ablate.study import REFERENCES, Study, Tune
+from ablate.plan import CONFIRM_REPLICATE, FRESH_REPLICATE
+from ablate.study import CONFIRMATION, REFERENCES, Study, Tune
 from ablate.trial import TrialState, write_atomic
 
 TORN_S = 1.0
@@ -132,7 +132,7 @@ def retry(ledger: Ledger, study: Study, asked: Request) -> Retried:
         ledger.retry(signature)
     concluded = ledger.conclusions()
     served = {_phase(study, use) for use in ledger.uses() if use.signature in failed} if failed else set()
-    order = [phase.name for phase in study.phases]
+    order = [*(phase.name for phase in study.phases), CONFIRMATION]
     tuned = {phase.name for phase in study.phases if isinstance(phase.design, Tune)}
     opened = [name for name in order if name in served and (asked.reopen if name in concluded else name in tuned)]
     reopened = tuple(order[order.index(opened[0]) :]) if opened else ()
@@ -150,5 +150,7 @@ def _phase(study: Study, use: Use) -> str:
     """The phase that a use serves; a reference serves the first phase that compares with its replicate."""
     if use.phase != REFERENCES:
         return use.phase
+    if use.replicate >= CONFIRM_REPLICATE:
+        return CONFIRMATION
     tuning = [phase.name for phase in study.phases if isinstance(phase.design, Tune)]
     return tuning[0] if use.replicate >= FRESH_REPLICATE and tuning else study.phases[0].name

@@ -12,7 +12,7 @@ from ablate import design
 from ablate.loading.problem import Keys, Problem
 from ablate.loading.wording import plain
 from ablate.offers import Offers, SettingType
-from ablate.study import BASELINE, REFERENCES, nearest
+from ablate.study import BASELINE, CONFIRMATION, REFERENCES, nearest
 from ablate.trial import flatten
 
 YARDSTICK = "measure."
@@ -44,6 +44,9 @@ def with_dotted_levels(document: Document) -> Document:
     return changed
 
 
+_TAKEN = {REFERENCES: "the study's references in the ledger", CONFIRMATION: "the last phase, which comes by itself (`confirm: true`)"}
+
+
 def names(document: Document) -> list[Problem]:
     """Names that clash and gates that lead nowhere."""
     problems = []
@@ -54,10 +57,8 @@ def names(document: Document) -> list[Problem]:
             problems.append(
                 Problem(("phases", index, "name"), f"phases[{titles.index(title)}] is named {title!r} too. Give each phase its own name.")
             )
-        if title == REFERENCES:
-            problems.append(
-                Problem(("phases", index, "name"), f"{title!r} is the ledger's name for the study's references. Choose another.")
-            )
+        if isinstance(title, str) and title in _TAKEN:
+            problems.append(Problem(("phases", index, "name"), f"{title!r} is the name of {_TAKEN[title]}. Choose another."))
         shorts = set(design.short_names(list(_mapping(phase.get("factors")))).values())
         for name in shorts & _mapping(phase.get("components")).keys():
             problems.append(Problem(("phases", index, "components", name), "a factor of this phase has this name too. Choose another."))
@@ -216,10 +217,14 @@ def coerced(document: Document, offers: Offers) -> Document:
     return changed
 
 
+_FOR_ALL: tuple[Keys, ...] = (("trainer", "set"), ("trainer", "confirm"))
+"""Where settings hold for all arms alike."""
+
+
 def _level_mappings(document: Document) -> Iterator[Keys]:
     """Where levels stand, except factors."""
     yield ("baseline",)
-    yield ("trainer", "set")
+    yield from _FOR_ALL
     yield from (("references", name) for name in _mapping(document.get("references")))
     for index, phase in enumerate(_list(document.get("phases"))):
         if isinstance(phase, dict):
@@ -229,7 +234,7 @@ def _level_mappings(document: Document) -> Iterator[Keys]:
 
 def _places(document: Document) -> Iterator[_Place]:
     for keys in _level_mappings(document):
-        role: Role = "set" if keys == ("trainer", "set") else "level"
+        role: Role = "set" if keys in _FOR_ALL else "level"
         for path, value in _mapping(_found(document, keys)).items():
             yield _Place((*keys, path), path, value, role)
     for index, phase in enumerate(_list(document.get("phases"))):

@@ -66,7 +66,11 @@ def problems_of(document: Mapping[str, object]) -> list[Problem]:
     if trainer.get("metrics") is None and trainer.get("result") is None:
         text = "expected where its metrics are but it is missing. Add metrics.file, metrics.pattern, or result (a JSON file)."
         found.append(Problem(("metrics",), text))
-    return [Problem(("trainer", *problem.keys), problem.text) for problem in found]
+    found = [Problem(("trainer", *problem.keys), problem.text) for problem in found]
+    if document.get("rungs") and trainer.get("checkpoint") is None:
+        text = "trials pause at a rung and go on from a checkpoint, but trainer.checkpoint is missing. Add it, or leave rungs out."
+        found.append(Problem(("rungs",), text))
+    return found
 
 
 def _problems(command: Command) -> Iterator[Problem]:

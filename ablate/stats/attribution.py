@@ -57,7 +57,7 @@ def attribute(
 
     Intervals are t intervals over replicates (blocks) at alpha / (2 k) for the k members of each list (Bonferroni).
 
-    needed: its loss is shown to be above 0. can go: its loss is shown to be below the smallest effect. Both: needed.
+    can go: its loss is shown to be below the smallest effect. needed: it is not, and shown to be above 0.
 
     Source: Fawcett & Hoos 2016, J. Heuristics 22, 431-458 (ablation path); Shapley 1953.
     """
@@ -123,7 +123,7 @@ def _need(share: Share, smallest_effect: float) -> Need:
         return "not measured"
     if share.low is None or share.high is None:
         return "open"
-    return "needed" if share.low > 0 else "can go" if share.high < smallest_effect else "open"
+    return "can go" if share.high < smallest_effect else "needed" if share.low > 0 else "open"
 
 
 def _named(components: Components) -> str:

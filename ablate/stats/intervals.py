@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,10 @@ INFORMATIVE_SHARE = 0.2
 
 ABOVE_ZERO = float(np.nextafter(0.0, 1.0))
 """A lower bound "above 0, by how much is open": the smallest number that is not 0."""
+
+
+Level = Float[np.ndarray, "..."] | float
+"""One-sided chance of a bound to fail."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +73,36 @@ def simultaneous(
     """
     from scipy.special import stdtr, stdtrit
 
-    arms = mean.shape[-1]
-    informative = INFORMATIVE_SHARE * alpha / arms
-    upper = (alpha / 2 - (arms - 1) * informative) / arms
-    p_adjusted = np.minimum(1.0, 2 * holm(stdtr(freedom, -mean / standard_error)))
-    rejected = p_adjusted < alpha
-    retained = np.sum(~rejected, axis=-1, keepdims=True)
-
-    def bound(level: Float[np.ndarray, "..."] | float) -> Float[np.ndarray, "*studies arms"]:
+    def low_at(level: Level) -> Float[np.ndarray, "*studies arms"]:
         found: Float[np.ndarray, "*studies arms"] = mean + stdtrit(freedom, level) * standard_error
         return found
 
-    above = np.maximum(ABOVE_ZERO, bound(np.where(retained == 0, alpha / (2 * arms), informative)))
-    below = np.minimum(0.0, bound(alpha / (2 * np.maximum(retained, 1))))
-    return Simultaneous(p_adjusted, np.where(rejected, above, below), mean - stdtrit(freedom, upper) * standard_error)
+    def high_at(level: Level) -> Float[np.ndarray, "*studies arms"]:
+        found: Float[np.ndarray, "*studies arms"] = mean - stdtrit(freedom, level) * standard_error
+        return found
+
+    return consistent(stdtr(freedom, -mean / standard_error), low_at, high_at, alpha)
+
+
+def consistent(
+    p: Float[np.ndarray, "*studies arms"],
+    low_at: Callable[[Level], Float[np.ndarray, "*studies arms"]],
+    high_at: Callable[[Level], Float[np.ndarray, "*studies arms"]],
+    alpha: float,
+) -> Simultaneous:
+    """The bounds of `simultaneous` from any one-sided p and the bounds that belong to them.
+
+    Args:
+        p: One-sided p of "no benefit" of each arm; valid where at most u with chance u at most.
+        low_at: Lower bounds that fail with the chance given, above 0 exactly where p is below it.
+        high_at: Upper bounds that fail with the chance given.
+    """
+    arms = p.shape[-1]
+    informative = INFORMATIVE_SHARE * alpha / arms
+    upper = (alpha / 2 - (arms - 1) * informative) / arms
+    p_adjusted = np.minimum(1.0, 2 * holm(p))
+    rejected = p_adjusted < alpha
+    retained = np.sum(~rejected, axis=-1, keepdims=True)
+    above = np.maximum(ABOVE_ZERO, low_at(np.where(retained == 0, alpha / (2 * arms), informative)))
+    below = np.minimum(0.0, low_at(alpha / (2 * np.maximum(retained, 1))))
+    return Simultaneous(p_adjusted, np.where(rejected, above, below), high_at(upper))

@@ -163,7 +163,7 @@ def test_the_two_problems_of_the_style_guide_read_as_it_shows_them(tmp_path: Pat
         (
             "name: weighting",
             "name: references",
-            "phases[1].name: 'references' is the ledger's name for the study's references. Choose another.",
+            "phases[1].name: 'references' is the name of the study's references in the ledger. Choose another.",
         ),
         ("name: weighting", "name: my phase", "phases[1].name: expected a name of letters"),
         ("untrained:", "baseline:", "references.baseline: the reference arm has this name. Choose another."),

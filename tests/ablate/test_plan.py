@@ -57,13 +57,14 @@ def test_signatures_ignore_inert_settings_and_nothing_else(study: Study, offers:
 def test_the_collapse_study_counts_each_signature_once(study: Study, offers: Offers) -> None:
     """All off trains the same network as the baseline, so eight of the nine arms are new; the reference runs once."""
     found = phases(plan(study, offers))
-    start = study.replicates.start
-    assert found["flags"] == (9, (8 + 1) * start)
-    assert found["weighting"] == (7, 6 * start)
+    start, most = study.replicates.start, study.replicates.at_most
+    assert found["flags"] == (9, (8 + 1) * most)
+    assert found["weighting"] == (7, 6 * most + most - start), "the carried winner may have stopped at the start"
     points = study.phases[2].design
     assert isinstance(points, Tune)
     fresh = 2 + 2  # the tuned point and what is carried; the study's baseline and its reference beside them
-    assert found["thresholds"] == (points.tune + 2, (points.tune + fresh) * start)
+    assert found["thresholds"] == (points.tune + 2, points.tune * start + fresh * most)
+    assert found["confirmation"] == (2, (2 + 1) * most)
 
 
 def test_the_plan_bounds_what_any_winner_leads_to(study: Study, offers: Offers) -> None:
@@ -85,16 +86,16 @@ def test_what_is_finished_is_not_planned_again(study: Study, offers: Offers, mon
 
 
 def test_more_replicates_in_a_later_phase_are_run_for_the_carried_winner_too(offers: Offers) -> None:
-    grown = load(COLLAPSE, ["phases.weighting.replicates={start: 6, at_most: 6}"])
+    grown = load(COLLAPSE, ["phases.weighting.replicates={start: 8, at_most: 8}"])
     found = phases(plan(grown, offers))
     references = 2 * 2
-    assert found["weighting"] == (7, 6 * 6 + 2 + references)
+    assert found["weighting"] == (7, 6 * 8 + 4 + references)
 
 
 def test_the_document_says_the_cost_with_its_arithmetic(study: Study, offers: Offers) -> None:
     document = plan(study, offers, seconds_per_trial=15.0).document()
     assert set(document) >= {"study", "phases", "trials_at_most", "cost"}
-    assert [set(phase) for phase in document["phases"]] == [{"name", "design", "arms", "trials"}] * 3  # type: ignore[attr-defined]
+    assert [set(phase) for phase in document["phases"]] == [{"name", "design", "arms", "trials"}] * 4  # type: ignore[attr-defined]
     total = sum(phase["trials"] for phase in document["phases"])  # type: ignore[attr-defined]
     assert document["trials_at_most"] == total
     cost = document["cost"]

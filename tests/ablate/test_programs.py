@@ -63,7 +63,7 @@ def test_a_base_gives_the_baseline_its_values_and_levels_their_type() -> None:
     assert spec.config == {**BASE, "model": {"layers": 2, "act": "tanh", "wide": False}, "seed": 5}
     assert TrialSpec.from_json(spec.to_json()) == spec
     assert spec.command is not None
-    assert plan(study, Offers(study.trainer)).trials_at_most == 12
+    assert plan(study, Offers(study.trainer)).trials_at_most == 3 * 6 + 2 * 6
 
 
 def test_a_misspelled_path_is_an_error_with_the_nearest_name() -> None:
@@ -204,6 +204,11 @@ def test_a_problem_says_where_and_what_to_do(trainer: dict[str, Any], words: str
     assert len(found) == 1
 
 
+def test_rungs_need_a_program_that_goes_on_from_a_checkpoint() -> None:
+    with pytest.raises(StudyError, match="rungs: trials pause at a rung and go on from a checkpoint, but"):
+        loaded({"base": BASE}, rungs=[10])
+
+
 def test_keys_of_a_command_have_no_place_beside_a_callable() -> None:
     Path("mine.py").write_text("def train(config, run): ...")
     found = problems({"callable": "mine:train", "command": None})
@@ -287,7 +292,7 @@ def test_the_examples_load_and_the_page_shows_them_as_they_are(example: str, mon
     monkeypatch.chdir(REPOSITORY)
     path = Path("examples") / example / "study.yaml"
     study = load(path)
-    assert 0 < plan(study, Offers(study.trainer)).trials_at_most <= 12
+    assert 0 < plan(study, Offers(study.trainer)).trials_at_most <= 18
     page = Path("docs/OWN_TRAINER.md").read_text()
     blocks = [block.partition("```")[0] for block in page.split("```yaml")[1:]]
     [shown] = [yaml.safe_load(block) for block in blocks if f"examples/{example}" in block]

@@ -30,6 +30,7 @@ def study(**changes: Any) -> Study:
         "baseline": {"x": 0},
         "objective": {"metric": "score", "smallest_effect": 0.02},
         "guards": [{"metric": "health", "at_least": 0.2}],
+        "replicates": {"start": 4, "at_most": 4},
         "phases": [
             {"name": "first", "design": "factorial", "factors": {"x": [0, 1]}},
             {"name": "second", "design": "factorial", "factors": {"y": [0, 1]}},

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from cluster import Cluster, until
-from stage import Stage
+from cluster import Cluster
+from stage import Stage, expected_total
 
 from ablate.command import Command
 from ablate.errors import StudyError
 from ablate.execution.base import Identity, QueueEvent
 from ablate.execution.sbatch import check
-from ablate.trial import TrialFiles, TrialSpec, read_metrics, result_of, signature_of
+from ablate.trial import Cause, TrialFiles, TrialSpec, read_metrics, result_of, signature_of
 from trainer import checkpoint
 from trainer.config import from_mapping
 from trainer.train import train
@@ -110,25 +110,37 @@ def test_two_tasks_on_two_nodes_train_what_one_process_trains(stage: Stage, clus
             assert {name: found[name] for name in losses} == pytest.approx(losses, rel=1e-5, abs=1e-5)
 
 
-def test_a_task_that_is_killed_ends_its_job_and_the_trial_goes_on(stage: Stage, cluster: Cluster) -> None:
+@pytest.mark.parametrize("how", ["a task is killed", "the job is cancelled", "its time is nearly up"])
+def test_whatever_ends_a_job_of_several_tasks_its_trial_goes_on(stage: Stage, cluster: Cluster, how: str) -> None:
     stage.more = {"tasks_per_trial": 2, "slurm": {"nodes_per_worker": 2, "time_min": 5}}
     stage.workers = 1
-    spec = replace(stage.spec(0, steps=60, step_s=0.05, checkpoint_every=5, together=True), trainer="toy_trainer:train_together")
-    struck: list[int] = []
+    every = 5 if how == "a task is killed" else 1000  # told in time, it saves one by itself
+    spec = replace(stage.spec(0, steps=60, step_s=0.05, checkpoint_every=every, together=True), trainer="toy_trainer:train_together")
+    struck: list[str] = []
 
     def strike(event: QueueEvent) -> None:
-        if event.kind == "progress" and (event.step or 0) >= 6 and not struck:
+        if event.kind != "progress" or (event.step or 0) < 6 or struck:
+            return
+        struck.extend(cluster.jobs())
+        if how == "a task is killed":
             (follower,) = (Identity.read(path) for path in stage.root.glob("toy/workers/*/tasks/1.json"))
             assert follower is not None
-            struck.append(follower.pid)
             os.kill(follower.pid, signal.SIGKILL)
+        elif how == "the job is cancelled":
+            cluster.run("scancel", *struck)
+        else:
+            cluster.run("scancel", "--signal=USR2", *struck)  # what Slurm itself sends
 
     with stage.queue(strike) as queue:
         queue.complete([spec])
-    stage.check_done([spec])
     assert struck
-    stage.check_nothing_done_again(spec)
-    until(lambda: not cluster.jobs(), 30)
+    assert stage.causes(spec) == [Cause.LOST if how == "a task is killed" else Cause.STOPPED, None]
+    result = result_of(stage.root, spec.signature)
+    assert result is not None
+    first = stage.starts(0)
+    assert first[0] == 0
+    assert first[1] > 0, "from a checkpoint"
+    assert result.metrics["probe/total"] == pytest.approx(expected_total(60, 0))
 
 
 def test_more_tasks_than_the_cluster_has_places_for_are_refused(stage: Stage, cluster: Cluster) -> None:

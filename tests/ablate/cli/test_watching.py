@@ -32,8 +32,8 @@ def test_a_study_in_the_background_is_watched_from_another_shell_to_its_end(plac
     assert looking.returncode == 0, output
     lines = [json.loads(line) for line in output.splitlines()]
     kinds = [line["event"] for line in lines]
-    assert [line["phase"] for line in lines if line["event"] == "concluded"] == ["more", "most"]
-    assert [line["phase"] for line in lines if line["event"] == "phase"] == ["more", "most"]
+    assert [line["phase"] for line in lines if line["event"] == "concluded"] == ["more", "most", "confirmation"]
+    assert [line["phase"] for line in lines if line["event"] == "phase"] == ["more", "most", "confirmation"]
     assert kinds[-1] == "end"
     assert lines[-1]["state"] == "done"
     assert kinds.count("done") >= 1, "how many there were before the first look is a matter of luck"

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from scipy.special import stdtr
 
 from ablate.stats.effects import Paired, paired
-from ablate.stats.intervals import simultaneous
+from ablate.stats.intervals import Simultaneous, simultaneous
 from ablate.stats.looks import Looks
 from ablate.stats.power import detectable, noise_floor, power_at, replicates_needed
-from ablate.stats.sequential import Repeated, chance_of_adoption, judge, repeated
+from ablate.stats.sequential import repeated
+from ablate.stats.stopping import chance_of_adoption, judge
 
 ALPHA = 0.05
 STUDIES = 4_000
@@ -29,7 +30,7 @@ def looked_at(values: Float[np.ndarray, "studies arms pairs"], looks: Looks) -> 
 
 
 @functools.cache
-def nulls(kind: str, looks: Looks) -> Repeated:
+def nulls(kind: str, looks: Looks) -> Simultaneous:
     noise = np.random.default_rng(11)
 
     def draw(*shape: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from scipy.special import stdtr
 from ablate.stats.effects import paired
 from ablate.stats.family import better_than_all
 from ablate.stats.intervals import Simultaneous, holm, simultaneous
+from ablate.stats.looks import Looks
 
 ALPHA = 0.05
 STUDIES = 15_000
@@ -119,4 +120,4 @@ def test_better_than_all_takes_the_worst_p_and_corrects_it_over_the_arms() -> No
     over = {name: paired(numbered(values), numbered(reference)) for name, values in arms.items()}
     worst = [max(benefits[name].p_greater() or 1.0, over[name].p_greater() or 1.0) for name in arms]
     expected = np.minimum(1.0, 2 * holm(np.array(worst)))
-    assert list(better_than_all(benefits, {"untrained": over}).values()) == pytest.approx(expected.tolist())
+    assert list(better_than_all(benefits, {"untrained": over}, Looks(5, 5)).values()) == pytest.approx(expected.tolist())

@@ -1,0 +1,233 @@
+"""What mattered, beyond each arm's verdict: effects of a factorial, what the winner needs, what pairing saved, what was equal. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ablate import design
+from ablate.stats import factorial, pairing
+from ablate.stats.attribution import Attribution, Components, attribute
+from ablate.stats.looks import Looks
+from ablate.stats.power import POWER, detectable, noise_floor, replicates_needed
+from ablate.study import BASELINE, CONFIRMATION, Arm, Level, Levels, Phase, Study, Tune
+from ablate.verdict import Conclusion, Evidence, series
+from ablate.words import counted, listed, number, share
+
+Placed = Mapping[str, Mapping[str, Levels]]
+"""Phase to arm to levels."""
+
+MOST_COMPONENTS = 8
+"""More components have more cells than any study measures."""
+
+
+def of_phase(study: Study, conclusion: Conclusion, evidence: Evidence) -> dict[str, Any]:
+    """What a concluded phase tells beside its verdicts, as plain values.
+
+    Returns:
+        `factorial` (in such a phase), `pairing` and `noise`; None for what these results cannot tell.
+    """
+    phase = study.phase(conclusion.phase)
+    return {
+        "factorial": _factorial(study, phase, conclusion, evidence),
+        "pairing": _pairing(study, conclusion, evidence),
+        "noise": _noise(study, phase, conclusion, evidence),
+        "problems": _problems(study, conclusion, evidence),
+    }
+
+
+def _factorial(study: Study, phase: Phase, conclusion: Conclusion, evidence: Evidence) -> dict[str, Any] | None:
+    if phase.design != "factorial":
+        return None
+    factors, cells = design.factorial_cells(phase, conclusion.arm(BASELINE).levels)
+    values = {cell: series(evidence.get(arm, {}), study.objective.metric) for cell, arm in cells.items()}
+    found = factorial.analyse([factorial.Factor(*factor) for factor in factors], values, study.alpha, study.objective.sign)
+    document = asdict(found)
+    document["dropped"] = [{"arm": cells[cell], "replicate": replicate} for cell, replicate in found.dropped]
+    document["factors"] = [{"name": name, "levels": list(levels)} for name, levels in factors]
+    document["cells"] = [{"cell": list(cell), "arm": arm} for cell, arm in cells.items()]
+    return document
+
+
+def _pairing(study: Study, conclusion: Conclusion, evidence: Evidence) -> dict[str, Any] | None:
+    """Of the arms that vary; the sentence is of the median."""
+    metric = study.objective.metric
+    other = series(evidence.get(BASELINE, {}), metric)
+    known = {}
+    for arm in conclusion.arms:
+        one = pairing.removed(series(evidence.get(arm.name, {}), metric), other)
+        if one is not None and arm.name != BASELINE and not arm.same_trials_as_baseline:
+            known[arm.name] = one
+    if not known:
+        return None
+    middle = _median(one.removed for one in known.values())
+    among = f"(median of {counted(len(known), 'arm')})"
+    told = f"Pairing by replicate took away no variance of a difference {among}."
+    if 0 < middle < 1:
+        worth = f"one pair is worth {1 / (1 - middle):.1f} unpaired ones"
+        told = f"Pairing by replicate took away {share(middle)} of the variance of a difference {among}: {worth}."
+    return {"arms": {name: {"removed": one.removed, "pairs": one.pairs} for name, one in known.items()}, "sentence": told}
+
+
+def _median(values: Iterable[float]) -> float:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]
+
+
+def _noise(study: Study, phase: Phase, conclusion: Conclusion, evidence: Evidence) -> dict[str, Any] | None:
+    """The A/A spread of a difference, and what these looks can show."""
+    metric, plan = study.objective.metric, study.replicates_of(phase)
+    floor = noise_floor(series(evidence.get(BASELINE, {}), metric).values())
+    if floor is None:
+        return None
+    found = _pairing(study, conclusion, evidence)
+    correlation = min(max(_median([one["removed"] for one in found["arms"].values()]), -0.9), 0.99) if found else 0.0
+    deviation = floor.deviation * math.sqrt(1 - correlation)
+    arms = max(1, len(conclusion.arms) - 1)
+    least = detectable(Looks(plan.start, plan.at_most), deviation, study.alpha, arms)
+    needed = replicates_needed(study.objective.smallest_effect, deviation, study.alpha, arms)
+    smallest = number(study.objective.smallest_effect)
+    return {
+        "deviation": deviation,
+        "replicates": floor.replicates,
+        "correlation": correlation,
+        "detectable": least,
+        "needed": needed,
+        "sentence": (
+            f"A difference of the baseline against itself spreads by {number(deviation)} (from {counted(floor.replicates, 'replicate')}). "
+            f"With {plan.at_most} replicates and {counted(arms, 'arm')}, an effect of {number(least)} is shown in {share(POWER)} of "
+            f"studies; to show one of {smallest}, the smallest effect, takes {'more than 10,000' if needed is None else f'about {needed}'}."
+        ),
+    }
+
+
+def _problems(study: Study, conclusion: Conclusion, evidence: Evidence) -> list[str]:
+    """What is missing or not finite in the results of a phase, a sentence each."""
+    metric, said = study.objective.metric, []
+    for arm in conclusion.arms:
+        values = series(evidence.get(arm.name, {}), metric)
+        bad = [replicate for replicate, value in values.items() if not math.isfinite(value)]
+        finite = [value for value in values.values() if math.isfinite(value)]
+        if bad:
+            said.append(f"{arm.name}: {metric} is missing or not finite in replicate {listed([str(r) for r in bad])}.")
+        if len(finite) == 1 and arm.name not in conclusion.stopped:
+            said.append(f"{arm.name}: only one replicate has {metric}.")
+        if len(finite) > 2 and len(set(finite)) == 1:
+            said.append(f"{arm.name}: {metric} is {number(finite[0])} in every replicate; does the trainer use its seed?")
+    return said
+
+
+@dataclass(frozen=True)
+class _Component:
+    name: str
+    off: Levels
+    on: Levels
+
+    def state(self, levels: Mapping[str, Level]) -> bool | None:
+        """Whether it is on in an arm; None: neither on nor off."""
+        if all(design.same(levels.get(path), value) for path, value in self.on.items()):
+            return True
+        return False if all(design.same(levels.get(path), value) for path, value in self.off.items()) else None
+
+
+def attribution(study: Study, conclusions: Sequence[Conclusion], evidence: Mapping[str, Evidence]) -> dict[str, Any] | None:
+    """Which components of the winner did it, from the study's baseline on: from every trial of any phase that measures one of their cells.
+
+    A component is a factor or a named component that a phase's winner changed; what such a phase sets beside goes with the first of them,
+    or is one of its own where the phase measured it alone. None where nothing was adopted or one component did it all.
+    """
+    phases = [one for one in conclusions if one.phase != CONFIRMATION]
+    components, ignored = _components(study, phases)
+    if not 2 <= len(components) <= MOST_COMPONENTS:
+        return None
+    cells: dict[Components, dict[int, float]] = {}
+    for conclusion in phases:
+        for arm in conclusion.arms:
+            on = _cell(study, arm.levels, components, ignored)
+            if on is not None:
+                values = series(evidence.get(conclusion.phase, {}).get(arm.name, {}), study.objective.metric)
+                cells.setdefault(on, {}).update({r: v for r, v in values.items() if math.isfinite(v)})
+    names = [component.name for component in components]
+    found = attribute(names, cells, study.alpha, study.objective.smallest_effect, study.objective.sign)
+    return {
+        **{key: value for key, value in asdict(found).items() if key != "missing"},
+        "components": {component.name: component.on for component in components},
+        "missing": [sorted(cell) for cell in found.missing],
+        "ends": _ends(found, names),
+    }
+
+
+def _ends(found: Attribution, names: Sequence[str]) -> bool:
+    return len(found.path) == len(names)
+
+
+def _components(study: Study, phases: Sequence[Conclusion]) -> tuple[list[_Component], set[str]]:
+    """What the winners changed, in the order of the phases, and the paths that make no difference where they stand."""
+    components: list[_Component] = []
+    ignored: set[str] = set()
+    held = dict(study.baseline)
+    for conclusion in phases:
+        phase, levels = study.phase(conclusion.phase), dict(conclusion.winner_levels)
+        if conclusion.winner == BASELINE:
+            continue
+        changed = [path for path in Arm(name="", levels=levels).changes(Arm(name="", levels=held)) if path in levels]
+        switches = {name: [p for p in on if p in changed] for name, on in design.switches(phase).items()}
+        parts = {name: paths for name, paths in switches.items() if paths}
+        beside = [path for path in changed if not any(path in paths for paths in parts.values())]
+        alone = phase.design == "factorial" and not any(a.same_trials_as_baseline and a.name == design.ALL_OFF for a in conclusion.arms)
+        if isinstance(phase.design, Tune):
+            parts, beside = {f"thresholds of {phase.name}": changed}, []
+        elif beside and (alone or not parts):
+            parts = {f"settings of {phase.name}": beside, **parts}
+        else:
+            ignored |= set(beside)
+        for name, paths in parts.items():
+            components.append(_Component(name, {p: held.get(p) for p in paths}, {p: levels[p] for p in paths}))
+        held = levels
+    return components, ignored
+
+
+def _cell(study: Study, levels: Levels, components: Sequence[_Component], ignored: set[str]) -> Components | None:
+    """The components that are on in an arm; None where it differs from the study's baseline in anything else."""
+    states = {component.name: component.state(levels) for component in components}
+    if any(state is None for state in states.values()):
+        return None
+    covered = ignored.union(*(component.on for component in components))
+    other = Arm(name="", levels=levels).changes(Arm(name="", levels=study.baseline))
+    if any(path not in covered for path in other):
+        return None
+    return frozenset(name for name, on in states.items() if on)
+
+
+def fairness(study: Study, conclusions: Sequence[Conclusion], placed: Placed, base: Levels, failed: Mapping[str, int]) -> dict[str, Any]:
+    """What was equal in all arms, what was tuned and for whom, and over how many trials.
+
+    Args:
+        base: The trainer's settings, by path.
+        failed: Arm (`phase/arm`) to trials of it that failed for good.
+    """
+    arms = [levels for found in placed.values() for levels in found.values()] or [study.baseline]
+    varied = sorted({path for one in arms for path in Arm(name="", levels=one).changes(Arm(name="", levels=study.baseline))})
+    tuned: list[tuple[str, list[str], int, int]] = []
+    for conclusion in conclusions:
+        phase = study.phase(conclusion.phase)
+        if isinstance(phase.design, Tune):
+            points = len(conclusion.points)
+            tuned.append((phase.name, sorted(phase.factors), points, points * study.replicates_of(phase).start))
+    counts = {f"{c.phase}/{a.name}": a.replicates for c in conclusions for a in c.arms}
+    equal = len([path for path in base if path not in varied])
+    what = f"{counted(equal, 'setting')}, all but {listed(varied)}" if varied and equal else "everything"
+    sentence = f"Equal in all arms: {what}; and, replicate by replicate, the seed (weights, order and crops as far as the trainer uses it)."
+    for name, settings, points, trials in tuned:
+        who = f"for the arm `tuned` of {name} alone, over {points} points and {trials} trials"
+        sentence += f" Tuned: {listed(settings)}, {who}; the baseline keeps its own values of these."
+    if not tuned:
+        sentence += " Nothing was tuned for any arm."
+    lost = {where: count for where, count in failed.items() if count}
+    if lost:
+        places = [f"{counted(count, 'trial')} of {where}" for where, count in lost.items()]
+        sentence += f" Failed for good, so that pairs are missing: {listed(places)}."
+    told = [dict(zip(("phase", "settings", "points", "trials"), one, strict=True)) for one in tuned]
+    return {"equal": equal, "varied": varied, "tuned": told, "replicates": counts, "failed": lost, "sentence": sentence}

@@ -1,0 +1,143 @@
+"""What mattered: planted interactions, useless components, noise and gaps, from a phase's evidence to words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ablate import design, insight
+from ablate.study import BASELINE, Study
+from ablate.verdict import Conclusion, Evidence, conclude
+
+Truth = Callable[[Mapping[str, Any]], float]
+
+
+def study(phases: list[dict[str, Any]], **changes: Any) -> Study:
+    document: dict[str, Any] = {
+        "study": "toy",
+        "question": "Which?",
+        "trainer": {"callable": "a:b"},
+        "baseline": {"a": False, "b": False, "c": False, "w": "none"},
+        "objective": {"metric": "score", "smallest_effect": 0.05},
+        "replicates": {"start": 6, "at_most": 6},
+        "phases": phases,
+    }
+    return Study.model_validate(document | changes)
+
+
+FLAGS = {"name": "flags", "design": "factorial", "factors": {"a": [False, True], "b": [False, True], "c": [False, True]}}
+WEIGHTS = {"name": "weights", "design": "one_at_a_time", "factors": {"w": ["none", "sqrt"]}}
+
+
+def only_together(levels: Mapping[str, Any]) -> float:
+    """a and b help together, c never; a weight adds a little."""
+    return 0.3 + 0.2 * (levels["a"] and levels["b"]) + 0.1 * (levels["w"] == "sqrt")
+
+
+def run(found: Study, truth: Truth, noise: float = 0.01) -> tuple[list[Conclusion], dict[str, Evidence]]:
+    """Every phase on top of the winner before it."""
+    random = np.random.default_rng(3)
+    shared = random.normal(0, 0.05, 6)
+    conclusions, evidence, carried = [], {}, dict(found.baseline)
+    measured: dict[str, dict[int, dict[str, float]]] = {}
+    for phase in found.phases:
+        arms = design.expand(phase, carried)
+        for arm in arms:
+            key = json.dumps(arm.levels, sort_keys=True)
+            measured.setdefault(key, {r: {"score": truth(arm.levels) + shared[r] + random.normal(0, noise)} for r in range(6)})
+        evidence[phase.name] = {arm.name: measured[json.dumps(arm.levels, sort_keys=True)] for arm in arms}
+        origin = measured[json.dumps(found.baseline, sort_keys=True)]
+        one = conclude(found, phase, arms, evidence[phase.name], origin=origin, references={}, collapse={})
+        conclusions.append(one)
+        carried = dict(one.winner_levels)
+    return conclusions, evidence
+
+
+def test_an_interaction_is_found_and_put_into_words() -> None:
+    found = study([FLAGS])
+    conclusions, evidence = run(found, only_together)
+    told = insight.of_phase(found, conclusions[0], evidence["flags"])
+    json.dumps(told, allow_nan=False)
+    interaction = next(one for one in told["factorial"]["interactions"] if one["name"] == "a=true x b=true")
+    assert interaction["low"] > 0.1
+    assert any("a=true helps only where b=true" in sentence for sentence in told["factorial"]["sentences"])
+    assert any(sentence.startswith("c=true is not shown to matter") for sentence in told["factorial"]["sentences"])
+    assert {tuple(cell["cell"]): cell["arm"] for cell in told["factorial"]["cells"]}[0, 0, 0] == BASELINE
+
+
+def test_the_winner_over_two_phases_is_traced_to_what_it_needs() -> None:
+    found = study([FLAGS, WEIGHTS])
+    conclusions, evidence = run(found, only_together)
+    told = insight.attribution(found, conclusions, evidence)
+    assert told is not None
+    json.dumps(told, allow_nan=False)
+    assert set(told["components"]) == {"a", "b", "w"}
+    assert told["needs"] == {"a": "not measured", "b": "not measured", "w": "needed"}
+    assert [step["name"] for step in told["path"]][-1] == "w"
+    assert told["ends"]
+    assert told["shapley"] == ()
+    assert any("No Shapley values" in sentence for sentence in told["sentences"])
+
+
+def test_a_useless_component_of_the_winner_can_go() -> None:
+    components = {"name": "parts", "design": "factorial", "components": {"useful": {"a": True}, "useless": {"b": True}}}
+    found = study([components])
+    conclusions, evidence = run(found, lambda levels: 0.3 + 0.2 * levels["a"], noise=0.005)
+    both = next(arm for arm in conclusions[0].arms if arm.name == "useful, useless")
+    assert conclusions[0].winner == "useful", "the simpler one of two that differ by less than matters"
+    forced = conclusions[0].model_copy(update={"winner": both.name, "winner_levels": both.levels})
+    told = insight.attribution(found, [forced], evidence)
+    assert told is not None
+    assert told["needs"] == {"useful": "needed", "useless": "can go"}
+    assert [share["name"] for share in told["shapley"]] == ["useful", "useless"]
+    assert told["shapley"][0]["mean"] + told["shapley"][1]["mean"] == pytest.approx(both.effect.mean if both.effect else math.nan)
+
+
+def test_nothing_adopted_or_one_component_needs_no_attribution() -> None:
+    found = study([WEIGHTS])
+    assert insight.attribution(found, *run(found, lambda levels: 0.3)) is None
+    assert insight.attribution(found, *run(found, only_together)) is None
+
+
+def test_pairing_and_the_noise_floor_are_told() -> None:
+    found = study([FLAGS])
+    conclusions, evidence = run(found, only_together)
+    told = insight.of_phase(found, conclusions[0], evidence["flags"])
+    assert "Pairing by replicate took away 9" in told["pairing"]["sentence"]
+    assert 0.005 < told["noise"]["deviation"] < 0.03
+    assert told["noise"]["detectable"] < 0.1
+    assert "is shown in 80 % of studies" in told["noise"]["sentence"]
+
+
+def test_missing_constant_and_infinite_values_are_said_arm_by_arm() -> None:
+    found = study([FLAGS])
+    conclusions, evidence = run(found, only_together)
+    holes = {name: {r: dict(metrics) for r, metrics in values.items()} for name, values in evidence["flags"].items()}
+    holes["a=true"][2].clear()
+    holes["b=true"][1]["score"] = math.inf
+    holes["c=true"] = {r: {"score": 0.5} for r in range(6)}
+    holes["a=true, b=true"] = {0: {"score": 0.5}}
+    said = "\n".join(insight.of_phase(found, conclusions[0], holes)["problems"])
+    assert "a=true: score is missing or not finite in replicate 2." in said
+    assert "b=true: score is missing or not finite in replicate 1." in said
+    assert "c=true: score is 0.5 in every replicate; does the trainer use its seed?" in said
+    assert "a=true, b=true: only one replicate has score." in said
+
+
+def test_what_was_equal_and_what_was_tuned_is_one_line() -> None:
+    tuned = {"name": "tune", "design": {"tune": 4}, "factors": {"t": {"low": 0.0, "high": 1.0}}}
+    found = study([FLAGS, tuned], baseline={"a": False, "b": False, "c": False, "w": "none", "t": 0.5})
+    conclusions, _ = run(study([FLAGS], baseline=found.baseline), only_together)
+    placed = {"flags": {arm.name: arm.levels for arm in conclusions[0].arms}}
+    told = insight.fairness(found, conclusions, placed, {"a": False, "b": False, "c": False, "lr": 0.1, "steps": 100}, {"flags/a=true": 2})
+    assert told["varied"] == ["a", "b", "c"]
+    assert told["sentence"].startswith("Equal in all arms: 2 settings, all but a, b and c; and, replicate by replicate, the seed")
+    assert "Nothing was tuned for any arm." in told["sentence"]
+    assert "2 trials of flags/a=true" in told["sentence"]
+    tuning = conclusions[0].model_copy(update={"phase": "tune", "points": []})
+    assert "Tuned: t, for the arm `tuned` of tune alone" in insight.fairness(found, [tuning], placed, {}, {})["sentence"]
