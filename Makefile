@@ -18,7 +18,7 @@ test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m "slow and not slurm"
 
 test-slurm: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slurm
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slurm
 
 check: lint types imports
 

@@ -115,8 +115,8 @@ def run_attempt(
                         returned = train(spec.config, run)
                 else:
                     returned = CommandTrainer(Command.model_validate(spec.command), others)(spec.config, run)
-            except OthersFailed:
-                if run.go_on():
+            except OthersFailed as failed:
+                if failed.gone or run.go_on():
                     raise
                 returned = {}  # the same signal ended them
         cause, message = run.stopped, "" if run.stopped is None else _STOPPED[run.stopped]

@@ -42,7 +42,15 @@ class Ended(Exception):
 
 
 class OthersFailed(Ended):
-    """A task beside this one came to no good end."""
+    """A task beside this one came to no good end.
+
+    Args:
+        gone: It is dead, or hangs: also where all were told to stop, that is no stop.
+    """
+
+    def __init__(self, cause: Cause, message: str, *, gone: bool = False) -> None:
+        super().__init__(cause, message)
+        self.gone = gone
 
 
 class Reports(Protocol):

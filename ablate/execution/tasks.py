@@ -122,9 +122,14 @@ class Leader:
         return self._address
 
     def gone(self, rank: int) -> bool:
-        """Whether one of the others is known to be dead; on another machine Slurm ends all with it."""
+        """Whether one of the others is known to be dead; on another machine nobody can tell, but Slurm ends all with it."""
         identity = Identity.read(self.files.identity(rank))
         return identity is not None and identity.here and identity.process() is None
+
+    def lives(self, rank: int) -> bool:
+        """Whether one of the others is known to live."""
+        identity = Identity.read(self.files.identity(rank))
+        return identity is not None and identity.here and identity.process() is not None
 
     def dismiss(self) -> None:
         """Let the others go."""
@@ -147,7 +152,7 @@ class Group:
             arguments: The command that each runs; none: the trial's callable.
 
         Raises:
-            OthersFailed: One of them came to grief, or does not come to its end; also in place of what the first task raised because of it.
+            OthersFailed: One of them came to grief or to no end; also in place of what the first task raised because of it.
         """
         address = self._leader.address
         port = free_port(address)
@@ -161,9 +166,10 @@ class Group:
             cause = error.cause if isinstance(error, Ended) else classify(error)
             if failed is None or cause is not Cause.CRASH:  # what a broken connection to another task looks like
                 raise
-            raise OthersFailed(failed[0], f"{failed[1]} The first task: {type(error).__name__}: {error}") from error
+            text = f"{failed} The first task: {type(error).__name__}: {error}"
+            raise OthersFailed(failed.cause, text, gone=failed.gone) from error
         if (failed := self._failed()) is not None:
-            raise OthersFailed(*failed)
+            raise failed
 
     def stop(self) -> None:
         """Pass a stop on: to commands of the others; callables hear of it from their first rank."""
@@ -186,18 +192,18 @@ class Group:
             time.sleep(0.02)
         return found
 
-    def _failed(self) -> tuple[Cause, str] | None:
-        """What one of the others came to grief of, in words: its own cause rather than the crash that another's brought about."""
+    def _failed(self) -> OthersFailed | None:
+        """What one of the others came to grief of: its own cause rather than the crash that another's brought about."""
         ends = self._ends()
-        missing = [rank for rank in self._others if rank not in ends]
-        for rank in missing:
+        missing = next((rank for rank in self._others if rank not in ends), None)
+        if missing is not None:
             self._leader.broken = True
-            if self._leader.gone(rank):
-                return Cause.LOST, f"The process of task {rank} was killed."
+            if self._leader.lives(missing):
+                return OthersFailed(Cause.CRASH, f"Task {missing} did not come to its end within {SETTLE_S:g} s of the first.", gone=True)
+            return OthersFailed(Cause.LOST, f"The process of task {missing} was killed.", gone=True)
         failed = [(Cause(told["cause"]), f"Task {rank}: {told['message']}") for rank, told in ends.items() if told["cause"] is not None]
-        if missing:
-            failed.append((Cause.CRASH, f"Task {missing[0]} did not come to its end within {SETTLE_S:g} s of the first."))
-        return next((one for one in failed if one[0] is not Cause.CRASH), failed[0] if failed else None)
+        chosen = next((one for one in failed if one[0] is not Cause.CRASH), failed[0] if failed else None)
+        return None if chosen is None else OthersFailed(*chosen)
 
 
 def follow(worker: WorkerFiles, settings: WorkerSettings, rank: int) -> None:
