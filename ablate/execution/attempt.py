@@ -18,7 +18,7 @@ from typing import cast
 
 from ablate.command import Command
 from ablate.execution.base import Beside, Nobody, Order
-from ablate.execution.command import DIRECTORY, CommandTrainer, Ended, OthersFailed, along
+from ablate.execution.command import DIRECTORY, CommandTrainer, Ended, OthersFailed, along, left_checkpoint
 from ablate.trial import PAUSED, AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, sync_files, write_atomic
 
 OWN_FILES = ("metrics.jsonl", "outcome.json", "began.json", "log.txt", "stop")
@@ -201,10 +201,9 @@ _NO_HEADWAY = (
 
 
 def resumable(files: AttemptFiles, spec: TrialSpec) -> bool:
-    """Whether an attempt left anything that the next could go on from: a file of the trainer, or the command's checkpoint."""
+    """Whether an attempt left anything that the next could go on from: a file of the trainer or of the command."""
     if spec.command is not None:
-        said = Command.model_validate(spec.command).checkpoint
-        return said is not None and any((files.directory / DIRECTORY).glob(said.file))
+        return left_checkpoint(Command.model_validate(spec.command), files.directory / DIRECTORY)
     return any(not _own(path) for path in files.directory.iterdir())
 
 

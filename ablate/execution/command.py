@@ -171,6 +171,15 @@ class CommandTrainer:
         return {self.command.rename.get(name, name): value for name, value in named.items()}
 
 
+def left_checkpoint(command: Command, directory: Path) -> bool:
+    """Whether a command's folder has what the next attempt may go on from: one that names no checkpoint may find its own files."""
+    if command.checkpoint is not None:
+        return any(directory.glob(command.checkpoint.file))
+    reported = command.metrics.file if command.metrics is not None else None
+    known = {directory / name for name in ("config.yaml", "config.json", reported, command.result) if name is not None}
+    return any(path.is_file() and path not in known for path in directory.rglob("*"))
+
+
 def environment_of(command: Command) -> dict[str, str]:
     """The worker's own; a Python program prints its lines as they come, so that none is lost with it."""
     return {"PYTHONUNBUFFERED": "1", **os.environ, **{name: str(value) for name, value in command.environment.items()}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 from stage import Stage, until
 
+from ablate.command import Command
 from ablate.errors import StudyError
 from ablate.execution.base import Identity, QueueEvent
 from ablate.execution.slots import Slots
@@ -145,11 +147,8 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_a_command_runs_on_every_task(stage: Stage, tmp_path: Path) -> None:
-    import sys
-
-    from ablate.command import Command
-
     script = tmp_path / "script.py"
     script.write_text(COMMAND)
     command = Command(command=[sys.executable, str(script), "{directory}"], config="json", metrics={"file": "metrics.jsonl"})  # type: ignore[arg-type]
