@@ -17,8 +17,9 @@ from stage import Stage, until
 
 from ablate.command import Command
 from ablate.errors import StudyError
-from ablate.execution.base import Identity, QueueEvent
+from ablate.execution.base import Identity, Order, QueueEvent
 from ablate.execution.slots import Slots
+from ablate.execution.watch import Limits, Running, exceeded
 from ablate.study import Study
 from ablate.trial import AttemptFiles, Cause, TrialFiles, TrialSpec, TrialState, result_of
 
@@ -158,3 +159,13 @@ def test_a_command_runs_on_every_task(stage: Stage, tmp_path: Path) -> None:
     assert result is not None, stage.record(spec)
     assert result.metrics == {"probe/total": 42.0}
     assert "sent" in attempt(stage, spec).log_of(1).read_text()
+
+
+def test_a_flood_of_another_tasks_output_is_seen(tmp_path: Path) -> None:
+    running = Running(Order(str(tmp_path), "s", 1, None, None), AttemptFiles(tmp_path), began=0.0)
+    limits = Limits.of(Stage(tmp_path, more={"tasks_per_trial": 3}).study(), 0.0)
+    running.files.log_of(2).write_bytes(b"x" * 2000)
+    assert exceeded(running, replace(limits, most_bytes=3000), 1.0) is None
+    found = exceeded(running, replace(limits, most_bytes=1000), 1.0)
+    assert found is not None
+    assert found[0] is Cause.FLOOD
