@@ -1,6 +1,7 @@
 # Two commands do all the set-up: `make run` and `make test`.
 # `make docs` builds the documentation into site/ (a test does the same), `make docs-serve` shows it on this machine.
-# `make test-slow` runs what takes minutes, `make test-slurm` what needs a real Slurm (Debian: munge slurmctld slurmd slurm-client);
+# `make test-slow` runs what takes minutes, `make test-slurm` what needs a real Slurm (Debian: munge slurmctld
+# slurmd slurm-client slurmdbd mariadb-server; without them its tests are skipped, or fail where ABLATE_NEEDS_SLURM is set);
 # `.ci/run` runs everything.
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +19,7 @@ test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m "slow and not slurm"
 
 test-slurm: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slurm
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slurm
 
 check: lint types imports
 

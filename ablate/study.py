@@ -34,6 +34,7 @@ STEERING = (
     "workers",
     "gpus",
     "trials_per_gpu",
+    "tasks_per_trial",
     "timeout_min",
     "stall_min",
     "memory_per_trial_gib",
@@ -334,14 +335,22 @@ class Slurm(_Strict):
     """Who pays."""
     qos: str | None = None
     """Quality of service."""
-    time_min: int = Field(240, ge=2)
+    time_min: int = Field(240, ge=1)
     """Time limit of a worker's job; a trial that is not done by then goes on in the next one."""
     gpus_per_worker: int = Field(0, ge=0)
     """GPUs of one worker."""
+    nodes_per_worker: int = Field(1, ge=1)
+    """Nodes over which the tasks of one trial are spread: `gpus_per_worker` are of all of them together, `mem_gib` of each."""
     mem_gib: float | None = Field(None, gt=0)
     """Memory of one worker in GiB; none: the partition's default."""
     max_workers: int | None = Field(None, ge=1, le=1024)
     """Jobs at a time; none: `workers`."""
+    array: bool = False
+    """Submit workers that are needed at the same time as one array of jobs."""
+    pending_min: float | None = Field(None, gt=0)
+    """A job that has waited so long in the queue is said to."""
+    pending_then: Literal["wait", "take_back"] = "wait"
+    """What becomes of it then: `take_back` goes on with the jobs that run, and ends the study's run where none does."""
     controller: ControllerJob | None = None
     """None: a controller in the background is a process of the machine that it was started on."""
     additional: dict[str, str | int | bool] = {}
@@ -385,6 +394,9 @@ class Study(_Strict):
     """GPUs of this machine that workers share out, by number; none: all that are shown; an empty list: left as they are."""
     trials_per_gpu: int = Field(1, ge=1, le=64)
     """Workers on one GPU."""
+    tasks_per_trial: int = Field(1, ge=1, le=1024)
+    """Processes that train one trial together, each with `threads_per_worker` threads; the trainer finds torch's variables
+    (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, ...) and its rank 0 alone reports and writes. On GPUs, one for each."""
     timeout_min: float | None = Field(None, gt=0)
     """Longest time of one attempt."""
     stall_min: float | None = Field(None, gt=0)
@@ -407,6 +419,24 @@ class Study(_Strict):
     """The study to run where this one ends with nothing adopted: a file, from the folder of this study's file."""
     phases: list[Phase] = Field(min_length=1)
     """What is tried, in this order."""
+
+    @model_validator(mode="after")
+    def _tasks_fit(self) -> Study:
+        tasks, nodes, gpus = self.tasks_per_trial, self.slurm.nodes_per_worker, self.slurm.gpus_per_worker
+        problems = []
+        if tasks > 1 and self.executor == "inline":
+            problems.append(f"tasks_per_trial: expected 1 with executor=inline, which is one process, but got {tasks}. Use executor=local.")
+        if tasks > 1 and self.trials_per_gpu > 1:
+            problems.append(f"trials_per_gpu: expected 1 with tasks_per_trial={tasks} but got {self.trials_per_gpu}. Set one of them to 1.")
+        if self.executor == "slurm" and tasks % nodes:
+            problems.append(
+                f"tasks_per_trial: expected a multiple of slurm.nodes_per_worker={nodes} but got {tasks}. Give every node as many."
+            )
+        if self.executor == "slurm" and gpus % nodes:
+            problems.append(f"slurm.gpus_per_worker: expected a multiple of nodes_per_worker={nodes} but got {gpus}. It counts all nodes.")
+        if problems:
+            raise ValueError(" ".join(problems))
+        return self
 
     @property
     def confirmation(self) -> Phase:

@@ -194,6 +194,10 @@ class AttemptFiles:
         """What the trial printed, and the traceback of its end."""
         return self.directory / "log.txt"
 
+    def log_of(self, task: int) -> Path:
+        """The same of a task beside the first, from 1."""
+        return self.directory / f"log.{task}.txt"
+
     @property
     def stop(self) -> Path:
         """Present: the trainer is asked to save a checkpoint and return; the content says why."""

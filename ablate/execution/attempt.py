@@ -11,13 +11,14 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
-from ablate.command import Command
-from ablate.execution.base import Order
-from ablate.execution.command import CommandTrainer, Ended
+from ablate.command import DIRECTORY, Command
+from ablate.execution.base import Beside, Nobody, Order
+from ablate.execution.command import CommandTrainer, Ended, OthersFailed, along, left_checkpoint
 from ablate.trial import PAUSED, AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, sync_files, write_atomic
 
 OWN_FILES = ("metrics.jsonl", "outcome.json", "began.json", "log.txt", "stop")
@@ -72,11 +73,18 @@ class Run:
             self._stream.close()
 
 
-def run_attempt(order: Order, asked: Callable[[], Cause | None] = lambda: None) -> Outcome:
+def run_attempt(
+    order: Order,
+    asked: Callable[[], Cause | None] = lambda: None,
+    beside: Beside | None = None,
+    whole_stay: Callable[[float], bool] = lambda seconds: False,
+) -> Outcome:
     """Run an attempt to its end, whatever that is, and write its outcome.
 
     Args:
         asked: A reason to stop from outside the attempt's files, such as a signal to the process.
+        beside: The other tasks that train it too; none: this process alone.
+        whole_stay: Whether an attempt that took so long had this process for all the time there is.
 
     Raises:
         OSError: The outcome cannot be written; the attempt then counts as lost.
@@ -84,6 +92,7 @@ def run_attempt(order: Order, asked: Callable[[], Cause | None] = lambda: None) 
     trial = TrialFiles(Path(order.root), order.signature)
     files = trial.attempt(order.attempt)
     files.directory.mkdir(parents=True, exist_ok=True)
+    others = beside or Nobody()
     began = time.monotonic()
     deadline = math.inf if order.timeout_s is None else began + order.timeout_s
 
@@ -99,11 +108,22 @@ def run_attempt(order: Order, asked: Callable[[], Cause | None] = lambda: None) 
         write_atomic(files.began, json.dumps({"resumed_from": order.resume_from, "pid": os.getpid(), "at": time.time()}), durable=False)
         spec = TrialSpec.from_json(trial.spec.read_text())
         with Run(files, why_stop, order.until) as run:
-            train = trainer(spec.trainer) if spec.command is None else CommandTrainer(Command.model_validate(spec.command))
-            returned = train(spec.config, run)
+            try:
+                if spec.command is None:
+                    train = trainer(spec.trainer)
+                    with others.training(None):
+                        returned = train(spec.config, run)
+                else:
+                    returned = CommandTrainer(Command.model_validate(spec.command), others)(spec.config, run)
+            except OthersFailed as failed:
+                if failed.gone or run.go_on():
+                    raise
+                returned = {}  # the same signal ended them
         cause, message = run.stopped, "" if run.stopped is None else _STOPPED[run.stopped]
         if run.paused:
             message = f"{PAUSED} {order.until}, where arms are compared; its checkpoint is kept."
+        elif cause is Cause.STOPPED and whole_stay(time.monotonic() - began) and not resumable(files, spec):
+            cause, message = Cause.TIMEOUT, _NO_HEADWAY  # the next attempt would come no further
         metrics = _numbers(spec.trainer, returned) if cause is None else {}
         if cause is None:
             sync_files(files.directory)  # what a result rests on is on the disk before it is told
@@ -128,10 +148,67 @@ def run_attempt(order: Order, asked: Callable[[], Cause | None] = lambda: None) 
     return outcome
 
 
+class Along:
+    """What the trainer of a task beside the first gets: the same directory; what it reports is the first one's to report.
+
+    Whether to go on is the first one's to hear too: a trainer that runs on several ranks passes its rank 0's answer on.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Nothing is recorded; always to go on."""
+        return True
+
+    def go_on(self) -> bool:
+        """Always."""
+        return True
+
+
+def run_along(order: Order, arguments: Sequence[str] | None, log: Path, stop: Callable[[], bool]) -> tuple[Cause | None, str]:
+    """Train as a task beside the first, or run its command; rank 0 alone reports, and its directory is everybody's.
+
+    Returns:
+        Why it came to no good end, and in words; none: it did.
+    """
+    trial = TrialFiles(Path(order.root), order.signature)
+    try:
+        spec = TrialSpec.from_json(trial.spec.read_text())
+        if spec.command is not None and arguments is not None:
+            along(Command.model_validate(spec.command), arguments, log, stop)
+        else:
+            train = cast(Callable[[Mapping[str, object], Along], object], trainer(spec.trainer))
+            train(spec.config, Along(trial.attempt(order.attempt).directory))
+    except Ended as ended:
+        return ended.cause, str(ended)
+    except Exception as error:
+        traceback.print_exc()  # into the task's own log
+        return classify(error), f"{type(error).__name__}: {error}"
+    return None, ""
+
+
 _STOPPED = {
     Cause.STOPPED: "The run was stopped; its checkpoint is kept.",
     Cause.TIMEOUT: "The attempt ran into the study's timeout_min. Its checkpoint is kept; raise timeout_min if trials need longer.",
 }
+
+
+_NO_HEADWAY = (
+    "It had its worker's job for the whole of slurm.time_min and left no checkpoint to go on from. "
+    "Raise slurm.time_min, or let the trainer save checkpoints."
+)
+
+
+def resumable(files: AttemptFiles, spec: TrialSpec) -> bool:
+    """Whether an attempt left anything that the next could go on from: a file of the trainer or of the command."""
+    if spec.command is not None:
+        return left_checkpoint(Command.model_validate(spec.command), files.directory / DIRECTORY)
+    return any(not _own(path) for path in files.directory.iterdir())
+
+
+def _own(path: Path) -> bool:
+    return path.name in OWN_FILES or path.name.startswith((".", "log."))
 
 
 def carry_over(earlier: AttemptFiles, files: AttemptFiles) -> None:
@@ -141,7 +218,7 @@ def carry_over(earlier: AttemptFiles, files: AttemptFiles) -> None:
     checkpoint, or steps would be missing. A torn last line is cut off, or the next line would be lost with it.
     """
     for path in sorted(earlier.directory.iterdir()):
-        if path.name in OWN_FILES or path.name.startswith("."):
+        if _own(path):
             continue
         if path.is_dir():
             shutil.copytree(path, files.directory / path.name, dirs_exist_ok=True, ignore_dangling_symlinks=True)
@@ -190,6 +267,8 @@ def environment() -> dict[str, str]:
         "host": platform.node(),
         "threads": os.environ.get("OMP_NUM_THREADS", "unset"),
     }
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        found["tasks"] = os.environ["WORLD_SIZE"]
     torch = sys.modules.get("torch")  # looked up, never imported: the platform knows no torch
     if torch is not None:
         found["torch"] = str(getattr(torch, "__version__", "unknown"))

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -130,6 +131,11 @@ class WorkerFiles:
     def log(self) -> Path:
         return self.directory / "log.txt"
 
+    def identities(self) -> list[Identity]:
+        """The worker's process, and those of the tasks that train along with it."""
+        found = [Identity.read(path) for path in (self.identity, *self.directory.glob("tasks/*.json"))]
+        return [identity for identity in found if identity is not None]
+
     def orders(self) -> list[Path]:
         """The orders that wait in the inbox, oldest first."""
         try:
@@ -156,6 +162,10 @@ class WorkerSettings:
     """The controller's import path, so that a worker finds the same trainer."""
     environment: Mapping[str, str | None]
     """Variables that the way of starting must not change; None: not set."""
+    stay_s: float | None = None
+    """After so long it leaves by itself, before its scheduler ends it: its trial saves a checkpoint and goes on elsewhere."""
+    tasks: int = 1
+    """Processes that train a trial together."""
 
     @staticmethod
     def read(files: WorkerFiles) -> WorkerSettings:
@@ -222,6 +232,27 @@ class Identity:
             process.kill()
 
 
+class Beside(Protocol):
+    """The other tasks that train a trial together with this process."""
+
+    def training(self, arguments: Sequence[str] | None) -> AbstractContextManager[None]:
+        """While this process trains, the others do; `arguments`: the command that each runs, none: the trial's callable."""
+
+    def stop(self) -> None:
+        """Pass on that the trial is to stop."""
+
+
+class Nobody:
+    """No other task: this process trains alone."""
+
+    def training(self, arguments: Sequence[str] | None) -> AbstractContextManager[None]:
+        """Nothing is done beside."""
+        return contextlib.nullcontext()
+
+    def stop(self) -> None:
+        """Nobody to tell."""
+
+
 class Executor(Protocol):
     """Starts, watches and ends workers; all else goes through their directories."""
 
@@ -236,6 +267,9 @@ class Executor(Protocol):
 
     def pending(self, worker: WorkerFiles) -> str | None:
         """Why a worker that did not report yet waits for its turn, through nobody's fault; None: it has had it, or is unknown."""
+
+    def coming(self, worker: WorkerFiles) -> bool:
+        """Whether a worker that an earlier controller started, and that did not report yet, is known to be on its way."""
 
     def failure(self, worker: WorkerFiles) -> str | None:
         """Why a worker that never reported will not; None while it may."""

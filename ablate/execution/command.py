@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -10,12 +11,13 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from ablate.command import DIRECTORY, SECRET, Command
 from ablate.execution import handover
+from ablate.execution.base import Beside, Nobody
 from ablate.execution.evidence import oom_kills
 from ablate.execution.following import TURN_BYTES, JsonLines, Printed, Reader, Row, Seen, Tail, final_metrics, last_lines, numbers_of
 from ablate.execution.process import End, Process
@@ -36,6 +38,18 @@ class Ended(Exception):
         self.cause = cause
 
 
+class OthersFailed(Ended):
+    """A task beside this one came to no good end.
+
+    Args:
+        gone: It is dead, or hangs: also where all were told to stop, that is no stop.
+    """
+
+    def __init__(self, cause: Cause, message: str, *, gone: bool = False) -> None:
+        super().__init__(cause, message)
+        self.gone = gone
+
+
 class Reports(Protocol):
     """What a trainer gets of the platform."""
 
@@ -50,8 +64,9 @@ class Reports(Protocol):
 class CommandTrainer:
     """Trains by running a command."""
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: Command, beside: Beside | None = None) -> None:
         self.command = command
+        self.beside = beside or Nobody()
 
     def __call__(self, config: Mapping[str, object], run: Reports) -> Mapping[str, float]:
         """Run the command to its end.
@@ -75,16 +90,17 @@ class CommandTrainer:
             log.write(f"$ {shlex.join(arguments)}\n")
         followed.begin()
         kills = oom_kills()
-        with Process(arguments, cwd, self._environment(), files.log) as process:
-            end, told, flood = self._watched(process, followed, run)
-        followed.finish(cut=flood is not None)
-        if flood is not None:
-            raise Ended(Cause.FLOOD, flood)
-        if told or (end.status != 0 and not run.go_on()):  # a signal to the whole job may reach the command before it reaches us
-            return {}
-        if end.status != 0:
-            cause, text = cause_of(end, last_lines(files.log, followed.log_start, 200), oom=oom_kills() > kills)
-            raise Ended(cause, _masked(text))
+        with self.beside.training(arguments):
+            with Process(arguments, cwd, environment_of(self.command), files.log) as process:
+                end, told, flood = self._watched(process, followed, run)
+            followed.finish(cut=flood is not None)
+            if flood is not None:
+                raise Ended(Cause.FLOOD, flood)
+            if told or (end.status != 0 and not run.go_on()):  # a signal to the whole job may reach the command before it reaches us
+                return {}
+            if end.status != 0:
+                cause, text = cause_of(end, last_lines(files.log, followed.log_start, 200), oom=oom_kills() > kills)
+                raise Ended(cause, _masked(text))
         return self._results(files, directory, followed)
 
     def _prepare(self, directory: Path) -> Path | None:
@@ -110,10 +126,6 @@ class CommandTrainer:
         resume = handover.resume_arguments(self.command, values) if checkpoint is not None else []
         return [*handover.arguments(self.command, config, values), *resume]
 
-    def _environment(self) -> dict[str, str]:
-        """The worker's own; a Python program prints its lines as they come, so that none is lost with it."""
-        return {"PYTHONUNBUFFERED": "1", **os.environ, **{name: str(value) for name, value in self.command.environment.items()}}
-
     def _watched(self, process: Process, followed: _Followed, run: Reports) -> tuple[End, bool, str | None]:
         """Follow the command to its end; also whether it was told to stop, and why it was ended as a flood."""
         stop, killed_at, flood = self.command.stop, None, None
@@ -126,6 +138,7 @@ class CommandTrainer:
             if end is not None:
                 return end, killed_at is not None, flood
             if killed_at is None and not run.go_on():
+                self.beside.stop()
                 process.send(signal.Signals[stop.signal], to_all=stop.to == "all")
                 killed_at = time.monotonic() + stop.wait_s
             if killed_at is not None and time.monotonic() > killed_at:
@@ -153,6 +166,42 @@ class CommandTrainer:
                 f"trainer.result: expected a JSON object of names and numbers in {self.command.result} but {error}.",
             ) from error
         return {self.command.rename.get(name, name): value for name, value in named.items()}
+
+
+def left_checkpoint(command: Command, directory: Path) -> bool:
+    """Whether a command's folder has what the next attempt may go on from: one that names no checkpoint may find its own files."""
+    if command.checkpoint is not None:
+        return any(directory.glob(command.checkpoint.file))
+    reported = command.metrics.file if command.metrics is not None else None
+    known = {directory / name for name in ("config.yaml", "config.json", reported, command.result) if name is not None}
+    return any(path.is_file() and path not in known for path in directory.rglob("*"))
+
+
+def environment_of(command: Command) -> dict[str, str]:
+    """The worker's own; a Python program prints its lines as they come, so that none is lost with it."""
+    return {"PYTHONUNBUFFERED": "1", **os.environ, **{name: str(value) for name, value in command.environment.items()}}
+
+
+def along(command: Command, arguments: Sequence[str], log: Path, stop: Callable[[], bool]) -> None:
+    """Run the command as a task beside the first, to its end; its metrics and its result are the first one's.
+
+    Args:
+        stop: Whether it is to be stopped.
+
+    Raises:
+        Ended: It came to no good end, and was not told to stop.
+    """
+    kills, kill_at = oom_kills(), math.inf
+    with Process(arguments, Path(command.cwd).resolve(), environment_of(command), log) as process:
+        while (end := process.wait(TURN_S)) is None:
+            if kill_at == math.inf and stop():
+                process.send(signal.Signals[command.stop.signal], to_all=command.stop.to == "all")
+                kill_at = time.monotonic() + command.stop.wait_s
+            if time.monotonic() > kill_at:
+                process.kill()
+    if end.status != 0 and kill_at == math.inf:
+        cause, text = cause_of(end, last_lines(log, 0, 200), oom=oom_kills() > kills)
+        raise Ended(cause, _masked(text))
 
 
 class _Followed:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from ablate.errors import Interrupted, StudyError
-from ablate.execution import slurm
+from ablate.execution import sbatch, scheduler
 from ablate.execution.base import Identity
 from ablate.study import ControllerJob, Study
 from ablate.trial import write_atomic
@@ -53,7 +53,7 @@ class Queued:
     @property
     def waits(self) -> bool:
         """Whether it is still to be started, or started again."""
-        return self.state in slurm.WAITING
+        return self.state in scheduler.WAITING
 
 
 def submit(study: Study, job: ControllerJob, directory: Path, arguments: Sequence[str]) -> str:
@@ -65,10 +65,10 @@ def submit(study: Study, job: ControllerJob, directory: Path, arguments: Sequenc
     Raises:
         StudyError: Slurm does not take the workers' settings or the controller's; all that is known of it.
     """
-    slurm.check(study)
+    sbatch.check(study)
     asked = _as_workers(study, job)
     try:
-        slurm.check(asked)
+        sbatch.check(asked)
     except StudyError as error:
         raise StudyError(error.where, [problem.replace("slurm", "slurm.controller", 1) for problem in error.problems]) from error
     directory.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def submit(study: Study, job: ControllerJob, directory: Path, arguments: Sequenc
         "output": log,
         "open-mode": "append",
     }
-    command = ["sbatch", "--parsable", *slurm.options(asked), "--requeue", *(f"--{key}={value}" for key, value in own.items())]
+    command = ["sbatch", "--parsable", *sbatch.options(asked), "--requeue", *(f"--{key}={value}" for key, value in own.items())]
     command += [str(script), sys.executable, "-m", "ablate.execution.controller_job", str(directory.resolve()), *arguments]
     done = subprocess.run(
         command, env=outside(os.environ), stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=60, check=False
@@ -93,10 +93,10 @@ def submit(study: Study, job: ControllerJob, directory: Path, arguments: Sequenc
 
 def _as_workers(study: Study, job: ControllerJob) -> Study:
     """The study whose workers would be what the controller's job is, so that both are checked and worded by the same code."""
-    changes = {"time_min": job.time_min, "mem_gib": job.mem_gib, "gpus_per_worker": 0, "additional": job.additional}
+    changes = {"time_min": job.time_min, "mem_gib": job.mem_gib, "gpus_per_worker": 0, "nodes_per_worker": 1, "additional": job.additional}
     partition = job.partition or study.slurm.partition
     settings = study.slurm.model_copy(update={**changes, "partition": partition})
-    return study.model_copy(update={"slurm": settings, "threads_per_worker": job.cpus})
+    return study.model_copy(update={"slurm": settings, "threads_per_worker": job.cpus, "tasks_per_trial": 1})
 
 
 def outside(environment: Mapping[str, str]) -> dict[str, str]:
@@ -120,7 +120,7 @@ def queued(number: str) -> Queued | None:
 @lru_cache(1)
 def _queue(_turn: int) -> dict[str, Queued] | None:
     """Controllers' jobs by number, asked for once a turn."""
-    told = slurm.answered(["squeue", "-h", "-u", getpass.getuser(), "-o", "%i|%T|%r|%j"], PATIENCE_S)
+    told = scheduler.answered(["squeue", "-h", "-u", getpass.getuser(), "-o", "%i|%T|%r|%j"], PATIENCE_S)
     if told is None:
         return None
     jobs = [Queued(*line.split("|")[:3]) for line in told.splitlines() if line.endswith("-controller")]
@@ -129,7 +129,7 @@ def _queue(_turn: int) -> dict[str, Queued] | None:
 
 def cancel(number: str) -> None:
     """Take the job back, and wait until it is gone."""
-    slurm.answered(["scancel", number])
+    scheduler.answered(["scancel", number])
     until, gone = time.monotonic() + GONE_S, False
     while not gone and time.monotonic() < until:
         time.sleep(0.1)
@@ -180,7 +180,7 @@ def main(directory: Path, arguments: Sequence[str]) -> int:
     code = started.wait()
     if signal.SIGUSR1 in heard and code == Interrupted.exit_code:
         print(f"Slurm takes its place away: job {number} stands in the queue again and will go on.", flush=True)
-        slurm.answered(["scontrol", "requeue", number])
+        scheduler.answered(["scontrol", "requeue", number])
     return code
 
 

@@ -15,9 +15,13 @@ from ablate.errors import AblateError
 from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerFiles, WorkerSettings
 from ablate.execution.clock import SYSTEM, Clock
 from ablate.execution.slots import VARIABLE, Slots
+from ablate.study import Study
 
 START_FAILURES = 3
 """Workers in a row that never reported before the run gives up."""
+
+TAKEN_BACK = "taken back"
+"""A worker that was asked for and is no longer wanted: nobody's failure."""
 
 HELD = 2
 """Orders that a worker has at most: the one it runs and the next, so that it never waits for the controller."""
@@ -38,11 +42,30 @@ class Member:
     """How many it holds, for the budget."""
     waits: str | None = None
     """Why it has not had its turn yet."""
+    queued: float | None = None
+    """When it was first seen waiting for its turn; none: it does not, or is known to have waited too long."""
+    overdue: bool = False
 
     @property
     def leaving(self) -> bool:
         """It takes nothing new."""
         return self.files.leave.exists()
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a worker may wait for its turn, in a scheduler's queue."""
+
+    longest_s: float | None = None
+    take_back: bool = False
+    """What becomes of it then: it is taken back, and no other takes its place as long as some run."""
+
+    @staticmethod
+    def of(study: Study) -> Patience:
+        """That of a study."""
+        if study.executor != "slurm" or study.slurm.pending_min is None:
+            return Patience()
+        return Patience(60 * study.slurm.pending_min, study.slurm.pending_then == "take_back")
 
 
 class Fleet:
@@ -62,12 +85,15 @@ class Fleet:
         on_event: Callable[[QueueEvent], None],
         clock: Clock = SYSTEM,
         slots: Slots | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self.directory, self.executor, self.timing, self.settings, self.on_event = directory, executor, timing, settings, on_event
         self.clock = clock
-        self.slots = slots or Slots()
+        self.slots, self.patience = slots or Slots(), patience or Patience()
         self.members: list[Member] = []
         self._failures = 0
+        self._most: int | None = None
+        """Workers for which there is room; none: as many as wanted."""
 
     def adopt(self) -> list[Order]:
         """Take over the live workers of an earlier controller and clear away the dead.
@@ -79,9 +105,9 @@ class Fleet:
         self.executor.poll()
         for directory in sorted(entry for entry in self.directory.iterdir() if entry.is_dir()):
             files = WorkerFiles(directory)
-            if not files.identity.exists() and self.executor.pending(files) is not None:
+            if not files.identity.exists() and not files.leave.exists() and self.executor.coming(files):
                 self.members.append(Member(files, self.clock.now_s(), gpus=self.slots.gpus_each))
-                self.on_event(QueueEvent("worker", worker=files.id, text="adopted, still waiting"))
+                self.on_event(QueueEvent("worker", worker=files.id, text="adopted, on its way"))
             elif not files.identity.exists():
                 self._turn_away(files)
             elif self.executor.alive(files):
@@ -110,9 +136,11 @@ class Fleet:
             files.leave.touch()
 
     def grow(self, wanted: int) -> None:
-        """Start workers until there are so many."""
-        fresh = []
-        for _ in range(wanted - len(self.members)):
+        """Start workers until there are so many; those whose time is up do not count, because their followers may have to queue."""
+        fresh: list[WorkerFiles] = []
+        wanted = wanted if self._most is None else min(wanted, self._most)
+        present = sum(self.settings.stay_s is None or not member.leaving for member in self.members)
+        for _ in range(wanted - present):
             files = WorkerFiles(self.directory / f"w{secrets.token_hex(4)}")
             gpu = self.slots.next_free(member.gpu for member in self.members)
             chosen = {} if gpu is None else {VARIABLE: gpu}
@@ -143,7 +171,8 @@ class Fleet:
                 failure = self._unborn(member)
                 if failure is not None:
                     dead.append(member)
-                    self._give_up_after(failure)
+                    if failure != TAKEN_BACK:
+                        self._give_up_after(failure)
         self.members = [member for member in self.members if member not in dead]
         return dead
 
@@ -154,13 +183,36 @@ class Fleet:
             if waits != member.waits:
                 self.on_event(QueueEvent("worker", worker=member.files.id, text=f"pending ({waits})"))
             member.waits = waits
-            return None
+            return self._overdue(member, waits)
         failure = self.executor.failure(member.files)
         if failure is None and self.clock.now_s() - member.since > self.timing.birth_s:
             failure = f"it did not report within {self.timing.birth_s:g} s. Log: {member.files.log}"
         if failure is not None:
             member.files.leave.touch()
         return failure
+
+    def _overdue(self, member: Member, waits: str) -> str | None:
+        """Why a worker that waits is taken back."""
+        now = self.clock.now_s()
+        member.queued = now if member.queued is None else member.queued
+        if self.patience.longest_s is None or member.overdue or now - member.queued < self.patience.longest_s:
+            return None
+        member.overdue = True
+        longest = f"slurm.pending_min ({self.patience.longest_s / 60:.3g} min)"
+        if not self.patience.take_back:
+            mend = "It goes on waiting; ask for less under `slurm:`, or see `squeue --start`."
+            self.on_event(QueueEvent("worker", worker=member.files.id, text=f"has waited longer than {longest}: {waits}. {mend}"))
+            return None
+        self._most = len(self.members) - 1 if self._most is None else self._most - 1
+        member.files.leave.touch()
+        self.executor.cancel(member.files)
+        if self._most == 0:
+            raise AblateError(
+                f"{self.directory}: no job of Slurm began within {longest}: {waits}. Ask for less under `slurm:`, "
+                "raise pending_min, or set pending_then=wait. Nothing is lost: the same command goes on."
+            )
+        self.on_event(QueueEvent("worker", worker=member.files.id, text=f"taken back: it waited longer than {longest}: {waits}"))
+        return TAKEN_BACK
 
     def _give_up_after(self, failure: str) -> None:
         self._failures += 1

@@ -52,6 +52,10 @@ class Inline:
         """Nobody waits for a process of this machine."""
         return None
 
+    def coming(self, worker: WorkerFiles) -> bool:
+        """Nobody can tell; one that comes finds that it is not wanted."""
+        return False
+
     def failure(self, worker: WorkerFiles) -> str | None:
         """Nothing to fail."""
         return None

@@ -19,16 +19,17 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from ablate.errors import Interrupted, LedgerError, Reopened
-from ablate.execution import evidence, requests, slurm
+from ablate.execution import evidence, requests, sbatch
 from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerSettings
 from ablate.execution.clock import SYSTEM, Clock
-from ablate.execution.fleet import Fleet, Member
+from ablate.execution.fleet import Fleet, Member, Patience
 from ablate.execution.inline import Inline
 from ablate.execution.lease import Renewal
 from ablate.execution.local import Local
 from ablate.execution.lock import ControllerLock, holder
 from ablate.execution.requests import STOPS, What, request
 from ablate.execution.slots import Slots, fitting
+from ablate.execution.slurm import Slurm
 from ablate.execution.watch import Limits, Running, exceeded, greedy, memory_is_low
 from ablate.execution.worker import claim
 from ablate.ledger import Ledger, TrialRecord
@@ -107,8 +108,12 @@ class Queue:
             [os.getcwd(), *(entry for entry in sys.path if entry)],
             # Submitit sets it, to nothing where no GPU was asked of it.
             {} if study.executor == "slurm" else {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")},
+            stay_s=60 * study.slurm.time_min - sbatch.warn_s(study.slurm.time_min) if study.executor == "slurm" else None,
+            tasks=study.tasks_per_trial,
         )
-        self._fleet = Fleet(directory / "workers", self._executor, self.timing, settings, self._emit, clock, self._slots)
+        self._fleet = Fleet(
+            directory / "workers", self._executor, self.timing, settings, self._emit, clock, self._slots, Patience.of(study)
+        )
         self._handlers: dict[signal.Signals, signal._HANDLER] = {}
         self._session, self._entered, self._touched, self._read = 0, 0.0, 0.0, 0.0
         self._oom_kills = evidence.oom_kills()
@@ -119,9 +124,9 @@ class Queue:
         if self.study.executor == "inline":
             return Inline(self.study.threads_per_worker, silence_s, self._why_stop, self._starting_inline)
         if self.study.executor == "slurm":
-            slurm.check(self.study)
-            return slurm.Slurm(self.study, silence_s)
-        return Local(self.study.threads_per_worker, silence_s)
+            sbatch.check(self.study)
+            return Slurm(self.study, silence_s)
+        return Local(self.study.threads_per_worker, silence_s, self.study.tasks_per_trial)
 
     def __enter__(self) -> Queue:
         self._lock.acquire()

@@ -52,6 +52,8 @@ class Slots:
                     [f"gpus: expected GPUs that this machine shows ({known}) but got {missing}. Name others, or leave gpus out."],
                 )
             devices = tuple(seen[index] for index in study.gpus)
+        if study.tasks_per_trial > 1:
+            return _shared_out(devices, study)
         return Slots(devices, study.trials_per_gpu, 1 / study.trials_per_gpu if devices else 0.0)
 
     def workers(self, study: Study) -> int:
@@ -69,6 +71,20 @@ class Slots:
         """The GPU that the next worker gets: the one that fewest hold."""
         count = Counter(held)
         return min(self.devices, key=lambda device: count[device], default=None)
+
+
+def _shared_out(devices: tuple[str, ...], study: Study) -> Slots:
+    """A GPU for each task of a trial; where there is none at all, tasks do without.
+
+    Raises:
+        StudyError: There are fewer GPUs than a trial has tasks.
+    """
+    each = study.tasks_per_trial
+    if 0 < len(devices) < each:
+        expected = f"tasks_per_trial: expected at most a task for each GPU ({len(devices)}) but got {each}"
+        raise StudyError(study.study, [f"{expected}. Lower it, or set gpus: [] to train on CPU."])
+    groups = tuple(",".join(devices[i : i + each]) for i in range(0, len(devices) - each + 1, each))
+    return Slots(groups, 1, float(each) if groups else 0.0)
 
 
 def visible_gpus() -> list[str] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from ablate.execution import evidence
-from ablate.execution.base import Identity, Order, WorkerFiles
+from ablate.execution.base import Order, WorkerFiles
 from ablate.study import Study
 from ablate.trial import AttemptFiles, Cause
 
@@ -50,13 +50,16 @@ class Limits:
     patience_s: float = 0.0
     """How much longer than `timeout_s` it has to save its checkpoint by itself."""
     most_bytes: int = field(default=MOST_BYTES)
+    tasks: int = 1
+    """Processes of an attempt, each with a log of its own."""
 
     @staticmethod
     def of(study: Study, patience_s: float) -> Limits:
         """Those of a study."""
         minutes = [None if n is None else 60 * n for n in (study.timeout_min, study.stall_min)]
         gib = study.memory_per_trial_gib
-        return Limits(minutes[0], minutes[1], None if gib is None else int(gib * 2**30), patience_s)
+        memory_bytes = None if gib is None else int(gib * 2**30)
+        return Limits(minutes[0], minutes[1], memory_bytes, patience_s, tasks=study.tasks_per_trial)
 
 
 def exceeded(running: Running, limits: Limits, now_s: float) -> tuple[Cause, str] | None:
@@ -71,7 +74,8 @@ def exceeded(running: Running, limits: Limits, now_s: float) -> tuple[Cause, str
     if limits.stall_s is not None and running.progressed is not None and now_s - running.progressed > limits.stall_s:
         minutes = f"{limits.stall_s / 60:g} min (stall_min)"
         return Cause.STALLED, f"It reported nothing for {minutes} and was killed. Raise stall_min if its reports may be further apart."
-    for path, what in ((running.files.metrics, "metric stream"), (running.files.log, "log")):
+    logs = [running.files.log, *(running.files.log_of(task) for task in range(1, limits.tasks))]
+    for path, what in ((running.files.metrics, "metric stream"), *((log, "log") for log in logs)):
         written = _size(path)
         if written > limits.most_bytes:
             mib = f"{limits.most_bytes / 2**20:.0f} MiB"
@@ -105,10 +109,11 @@ def greedy(running: Iterable[tuple[Running, WorkerFiles]], limits: Limits, *, lo
 
 def memory_bytes(worker: WorkerFiles) -> int:
     """Memory that a worker and what it started hold on this host; 0 where it runs on another."""
-    identity = Identity.read(worker.identity)
-    process = identity.process() if identity is not None and identity.here else None
     total = 0
-    if process is not None:
+    for identity in worker.identities():
+        process = identity.process() if identity.here else None
+        if process is None:
+            continue
         with contextlib.suppress(psutil.Error):
             for one in (process, *process.children(recursive=True)):
                 with contextlib.suppress(psutil.Error):

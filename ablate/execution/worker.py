@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
+import math
 import os
 import signal
 import sys
@@ -18,7 +18,12 @@ from pathlib import Path
 from ablate.execution.attempt import run_attempt
 from ablate.execution.base import Identity, Order, WorkerFiles, WorkerSettings
 from ablate.execution.lease import Sign
-from ablate.trial import AttemptFiles, Cause, TrialFiles, read_outcome
+from ablate.execution.output import output_to
+from ablate.execution.tasks import Leader, follow, place
+from ablate.trial import Cause, TrialFiles, read_outcome
+
+WHOLE = 0.8
+"""An attempt that took this share of its worker's stay would come no further in another one."""
 
 
 class Worker:
@@ -26,13 +31,34 @@ class Worker:
 
     Args:
         asked: Why the running trial should stop, beside its own stop file; none: when the machine asks this process to end.
+        leader: Where several tasks train a trial together; none: this process alone does.
     """
 
-    def __init__(self, files: WorkerFiles, settings: WorkerSettings, asked: Callable[[], Cause | None] | None = None) -> None:
+    def __init__(
+        self,
+        files: WorkerFiles,
+        settings: WorkerSettings,
+        asked: Callable[[], Cause | None] | None = None,
+        leader: Leader | None = None,
+    ) -> None:
+        self.leader = leader
         self.files, self.settings = files, settings
         self.lease = Sign(Path(settings.lease))
+        self._said = False
         self.told_to_end = False
-        self.asked = asked or (lambda: Cause.STOPPED if self.told_to_end else None)
+        self.leaves_at = math.inf if settings.stay_s is None else time.monotonic() + settings.stay_s
+        self.asked = asked or (lambda: Cause.STOPPED if self.must_leave else None)
+
+    @property
+    def must_leave(self) -> bool:
+        """The machine asked the process to end, or its time here is nearly up; the controller is told, and looks for another."""
+        if not self.told_to_end and time.monotonic() < self.leaves_at:
+            return False
+        if not self._said:
+            with contextlib.suppress(OSError):
+                self.files.leave.touch()
+            self._said = True
+        return True
 
     def take(self) -> Order | None:
         """The next order, now this worker's alone."""
@@ -46,19 +72,25 @@ class Worker:
         """Run an order to its outcome; one that has its outcome already is only put away."""
         files = TrialFiles(Path(order.root), order.signature).attempt(order.attempt)
         if read_outcome(files) is None:
-            run_attempt(order, self.asked)
+            run_attempt(order, self.asked, None if self.leader is None else self.leader.beside(order), self._whole_stay)
         self.files.current.unlink(missing_ok=True)
+
+    def _whole_stay(self, seconds: float) -> bool:
+        stay_s = self.settings.stay_s
+        return stay_s is not None and time.monotonic() >= self.leaves_at and seconds > WHOLE * stay_s
 
     def work(self) -> None:
         """Work until told to leave, or until the controller is gone."""
         with self._beating():
-            while not (self.told_to_end or self.lease.silence_s > self.settings.lease_s or self.files.leave.exists()):
+            while not (self.must_leave or self.lease.silence_s > self.settings.lease_s or self.files.leave.exists()):
                 order = self.take()
                 if order is None:
                     time.sleep(self.settings.idle_s)
                     continue
-                with output_to(TrialFiles(Path(order.root), order.signature).attempt(order.attempt)):
+                with output_to(TrialFiles(Path(order.root), order.signature).attempt(order.attempt).log):
                     self.finish(order)
+                if self.leader is not None and self.leader.broken:
+                    self.files.leave.touch()
 
     def end(self, *_: object) -> None:
         """The machine asks the process to end: the trial saves a checkpoint and another worker goes on."""
@@ -84,47 +116,38 @@ class Worker:
             thread.join()
 
 
-@contextlib.contextmanager
-def output_to(files: AttemptFiles) -> Iterator[None]:
-    """All that this process and its children print goes to the attempt's log; a fatal signal leaves its traceback there."""
-    files.directory.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    before = os.dup(1), os.dup(2)
-    with files.log.open("a") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        faulthandler.enable(log)
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            faulthandler.disable()
-            for number, saved in zip((1, 2), before, strict=True):
-                os.dup2(saved, number)
-                os.close(saved)
-
-
 def worker_main(directory: str) -> None:
     """What a started process does: report who it is, then work. Submitit calls it, so it is found by name."""
     files = WorkerFiles(Path(directory))
     if files.identity.exists():
         return  # a scheduler started the job again: its trial went on elsewhere
     settings = WorkerSettings.read(files)
-    worker = Worker(files, settings)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the controller's to answer
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, worker.end)
-    signal.signal(signal.SIGUSR2, worker.end)
     for name, value in settings.environment.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
     sys.path += [entry for entry in settings.path if entry not in sys.path]
-    Identity.own().write(files.identity)
-    worker.work()
+    leader = None
+    if settings.tasks > 1:
+        here = place()
+        if here.rank > 0:
+            follow(files, settings, here.rank)
+            return
+        leader = Leader(files, here.count)
+    worker = Worker(files, settings, leader=leader)
+    signal.signal(signal.SIGTERM, worker.end)
+    signal.signal(signal.SIGUSR2, worker.end)
+    try:
+        if leader is not None:
+            leader.gather()
+        Identity.own().write(files.identity)
+        worker.work()
+    finally:
+        if leader is not None:
+            leader.dismiss()
 
 
 def run_alone(trial: TrialFiles) -> int:

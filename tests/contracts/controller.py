@@ -18,10 +18,12 @@ import ablate.execution.pool as pool
 from ablate.errors import AblateError
 from ablate.execution.fleet import Fleet
 from ablate.execution.local import Local
+from ablate.execution.slurm import Slurm
 from ablate.ledger import Ledger
 
 PLACES: dict[str, tuple[Any, str]] = {
     "submit": (Local, "submit"),
+    "submit job": (Slurm, "submit"),
     "claim": (pool, "claim"),
     "record start": (Ledger, "start_attempt"),
     "give": (Fleet, "give"),
@@ -54,7 +56,7 @@ def plant(where: str) -> None:
 def main(values: dict[str, Any]) -> int:
     if values["plant"]:
         plant(values["plant"])
-    stage = Stage(Path(values["root"]), workers=values["workers"], executor=values["executor"])
+    stage = Stage(Path(values["root"]), workers=values["workers"], executor=values["executor"], more=values["more"])
     specs = [stage.spec(**config) for config in values["configs"]]
     try:
         stage.complete(specs)

@@ -17,7 +17,7 @@ from ablate.execution.base import Identity
 from ablate.execution.pool import Queue, QueueEvent, Timing
 from ablate.ledger import Ledger, TrialRecord
 from ablate.study import Objective, Phase, Study, Trainer
-from ablate.trial import TrialFiles, TrialSpec, read_metrics, result_of, signature_of
+from ablate.trial import Cause, TrialFiles, TrialSpec, read_metrics, result_of, signature_of
 
 TIMING = Timing(lease_s=3.0, renew_s=0.1, turn_s=0.02, idle_s=0.005, stop_s=10.0)
 
@@ -96,6 +96,11 @@ class Stage:
         ledger = Ledger(self.root / self.name / "ledger.db", read_only=True)
         return ledger.trial(spec.signature)
 
+    def causes(self, spec: TrialSpec) -> list[Cause | None]:
+        """How each attempt at a trial ended, in order; none: with a result."""
+        ledger = Ledger(self.root / self.name / "ledger.db", read_only=True)
+        return [attempt.cause for attempt in ledger.attempts(spec.signature)]
+
     def starts(self, seed: int) -> list[int]:
         """The step from which each execution of a trial started, in order of time."""
         found = [path.name.split("-from-")[1].split("-") for path in self.counts.glob(f"{seed}-from-*")]
@@ -142,7 +147,14 @@ class Stage:
     def start_controller(self, specs: Sequence[TrialSpec], plant: str = "") -> subprocess.Popen[str]:
         """The same in a process of its own group, which may be killed; `plant` says where it kills itself."""
         configs = [dict(spec.config) for spec in specs]
-        values = {"root": str(self.root), "configs": configs, "plant": plant, "workers": self.workers, "executor": self.executor}
+        values = {
+            "root": str(self.root),
+            "configs": configs,
+            "plant": plant,
+            "workers": self.workers,
+            "executor": self.executor,
+            "more": self.more,
+        }
         here = Path(__file__).parent
         return subprocess.Popen(
             [sys.executable, str(here / "controller.py"), json.dumps(values)],

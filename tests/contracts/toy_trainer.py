@@ -8,11 +8,13 @@ that file is there, one with `seed` in that replicate alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,10 @@ class ConfigError(ValueError):
 
 
 def train(config: Mapping[str, Any], run: Any) -> dict[str, float]:
+    return _summed(config, run, lambda step: ((step + 1) * 7919 + config["seed"] * 104729) % 1009 / 1009)
+
+
+def _summed(config: Mapping[str, Any], run: Any, share: Callable[[int], float]) -> dict[str, float]:
     checkpoint = run.directory / "checkpoint.json"
     start, total = json.loads(checkpoint.read_text()) if checkpoint.exists() else (0, 0.0)
     if "counts" in config:
@@ -32,7 +38,7 @@ def train(config: Mapping[str, Any], run: Any) -> dict[str, float]:
     print(f"training from {start}", flush=True)
     for step in range(start, config["steps"]):
         strike(config, step)
-        total += ((step + 1) * 7919 + config["seed"] * 104729) % 1009 / 1009
+        total += share(step)
         total += config.get("gain", 0.0) * (1 + 0.01 * config["seed"])
         time.sleep(config.get("step_s", 0.0))
         go_on = run.report(step, {"train/total": total} | ({"probe/total": total} if config.get("probed") else {}))
@@ -79,3 +85,56 @@ def strike(config: Mapping[str, Any], step: int) -> None:
         case "print":
             while True:
                 print("x" * 2**16, flush=True)
+
+
+def train_together(config: Mapping[str, Any], run: Any) -> dict[str, float]:
+    """The same sum by several ranks that meet where torch's variables say: each adds its share of every step, rank 0 keeps the books.
+
+    `rank_fault` is a `fault` of rank 1 alone.
+    """
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    print(f"rank {rank} of {ranks}", flush=True)
+    if rank > 0:
+        with contextlib.closing(_joined(place)) as lines:
+            for line in lines:
+                step = int(line)
+                strike({"seed": config["seed"], "fault": config.get("rank_fault")}, step)
+                lines.write(f"{((step + 1) * 7919 + config['seed'] * 104729) % 1009 / ranks}\n")
+                lines.flush()
+        return {"probe/total": -1.0}  # nobody hears it
+    with socket.create_server(place) as server:
+        others = [server.accept()[0].makefile("rw") for _ in range(ranks - 1)]
+
+    def share(step: int) -> float:
+        for other in others:
+            other.write(f"{step}\n")
+            other.flush()
+        own = ((step + 1) * 7919 + config["seed"] * 104729) % 1009 / ranks
+        answers = [other.readline() for other in others]
+        if "" in answers:
+            raise ConnectionError("another rank hung up")
+        return round(own + sum(map(float, answers))) / 1009
+
+    try:
+        return _summed(config, run, share)
+    finally:
+        for other in others:
+            other.close()
+
+
+def _joined(place: tuple[str, int]) -> Any:
+    for _ in range(500):
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(place) as one:
+            return one.makefile("rw")
+        time.sleep(0.02)
+    raise ConnectionError(f"rank 0 is not at {place}")
+
+
+def forget(config: Mapping[str, Any], run: Any) -> dict[str, float]:
+    """Saves nothing."""
+    for step in range(config["steps"]):
+        time.sleep(config["step_s"])
+        if not run.report(step, {"train/total": 0.0}):
+            return {}
+    return {"probe/total": 0.0}

@@ -1,10 +1,11 @@
 """A real Slurm of two nodes on this machine: plain processes on loopback, in a folder of its own, ended by their ids.
 
-Needs root and Debian's packages munge, slurmctld, slurmd and slurm-client. Ports are chosen by the system.
+Needs root and Debian's packages munge, slurmctld, slurmd, slurm-client, slurmdbd and mariadb-server. Ports are chosen by the system.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +16,17 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-NEEDED = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
+from accounting import Accounting
+
+NEEDED = {
+    "munge": ("munged", "munge"),
+    "slurmctld": ("slurmctld",),
+    "slurmd": ("slurmd",),
+    "slurm-client": ("sbatch", "squeue", "scontrol", "sacct"),
+    "slurmdbd": ("slurmdbd",),
+    "mariadb-server": ("mariadbd", "mariadb-install-db"),
+}
+"""Programs by Debian's package."""
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 NODES = ("n1", "n2")
 
@@ -49,7 +60,8 @@ KillWait=3
 MinJobAge=300
 ReturnToService=2
 MessageTimeout=20
-AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/linux
+{accounting}
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=2000 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=2000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=300 DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=5 State=UP
@@ -59,9 +71,9 @@ PartitionName=high Nodes=ALL MaxTime=300 DefaultTime=10 PriorityTier=10 PreemptM
 
 def missing() -> str | None:
     """Why no cluster can be brought up here; None: it can."""
-    lacking = [name for name in NEEDED if shutil.which(name, path=PATH) is None]
+    lacking = [package for package, names in NEEDED.items() if any(shutil.which(name, path=PATH) is None for name in names)]
     if lacking:
-        return f"no Slurm on this machine ({', '.join(lacking)} missing; packages munge, slurmctld, slurmd, slurm-client)"
+        return f"no Slurm on this machine: packages {', '.join(lacking)} are missing"
     return None if os.geteuid() == 0 else "needs root: slurmd starts jobs"
 
 
@@ -72,6 +84,8 @@ class Cluster:
         self.at = at
         self.environment = {**os.environ, "PATH": PATH, "SLURM_CONF": str(at / "slurm.conf")}
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._ports = free_ports(5)
+        self._accounting = Accounting(at, *self._ports[3:])
         self._closing = ExitStack()
 
     def __enter__(self) -> Cluster:
@@ -81,6 +95,9 @@ class Cluster:
             self._start("munged", *self._munge())
             socket_ = f"--socket={self.at}/munge.socket"
             until(lambda: self._works("munge", "-n", socket_), 20)
+            self._start("mariadb", *self._accounting.database())
+            self.account()
+            until(lambda: self._works("sacctmgr", "-i", "add", "cluster", "test"), 20)
             self._start("slurmctld", "slurmctld", "-D")
             until(lambda: self._works("scontrol", "ping"), 40)
             for node in NODES:
@@ -92,10 +109,23 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self._closing.close()
 
+    def account(self) -> None:
+        """Start slurmdbd, and wait until it answers."""
+        until(lambda: self._listens(self._accounting.port), 40)
+        self._start("slurmdbd", "slurmdbd", "-D")
+        until(lambda: self._works("sacctmgr", "-n", "show", "cluster"), 40)
+
     def run(self, *command: str) -> str:
         """What one of its commands prints."""
         done = subprocess.run(command, env=self.environment, capture_output=True, encoding="utf-8", timeout=60, check=False)
         return done.stdout
+
+    def answers(self, *command: str, within_s: float) -> bool:
+        """Whether a command succeeds in time."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(command, env=self.environment, capture_output=True, timeout=within_s, check=False)
+            return done.returncode == 0
+        return False
 
     def jobs(self) -> list[str]:
         """Numbers of the jobs that wait or run."""
@@ -120,7 +150,8 @@ class Cluster:
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
         host = socket.gethostname().partition(".")[0]
-        (self.at / "slurm.conf").write_text(CONF.format(at=self.at, host=host, ports=free_ports(3)))
+        (self.at / "slurm.conf").write_text(CONF.format(at=self.at, host=host, ports=self._ports, accounting=self._accounting.conf))
+        self._accounting.lay_out(host)
 
     def _munge(self) -> Sequence[str]:
         files = {"key-file": "munge.key", "socket": "munge.socket", "pid-file": "munged.pid", "seed-file": "munged.seed"}
@@ -135,13 +166,19 @@ class Cluster:
                 [program, *command[1:]], env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
 
+    @staticmethod
+    def _listens(port: int) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+            return True
+        return False
+
     def _works(self, *command: str) -> bool:
-        done = subprocess.run(command, env=self.environment, capture_output=True, timeout=10, check=False)
-        return done.returncode == 0
+        return self.answers(*command, within_s=10)
 
     def _end(self) -> None:
+        for daemon in self.daemons.values():
+            daemon.send_signal(signal.SIGCONT)
         if "slurmctld" in self.daemons:
-            self.daemons["slurmctld"].send_signal(signal.SIGCONT)
             numbers = self.jobs()
             if numbers:
                 self.run("scancel", "--signal=KILL", "--full", *numbers)

@@ -19,6 +19,8 @@ from stage import TIMING, Stage  # noqa: E402
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     reason = missing()
+    if reason and os.environ.get("ABLATE_NEEDS_SLURM"):
+        pytest.fail(f"{reason}. ABLATE_NEEDS_SLURM says that these tests must run here.")
     if reason:
         pytest.skip(reason)
     with Cluster(tmp_path_factory.mktemp("slurm")) as up, pytest.MonkeyPatch.context() as patch:
@@ -34,3 +36,8 @@ def stage(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("ablate.execution.slurm.ASK_S", 0.5)
     yield Stage(tmp_path / "runs", executor="slurm", timing=replace(TIMING, lease_s=10.0, stop_s=20.0))
     cluster.quiet()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The one test that waits a minute and a half goes first, so that nobody waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_time_limit.py")

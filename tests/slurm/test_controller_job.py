@@ -15,7 +15,7 @@ from ablate.trial import TrialState
 
 pytestmark = pytest.mark.slurm
 
-SLURM = "executor: slurm\nslurm: {time_min: 5, controller: {time_min: 5, mem_gib: 1.5MORE}}"
+SLURM = "confirm: false\nexecutor: slurm\nslurm: {time_min: 5, controller: {time_min: 5, mem_gib: 1.5MORE}}"
 
 
 @pytest.fixture

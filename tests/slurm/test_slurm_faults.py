@@ -15,8 +15,8 @@ from stage import Stage
 from ablate.errors import Interrupted, StudyError
 from ablate.execution.base import QueueEvent
 from ablate.execution.requests import request
-from ablate.execution.slurm import check, jobs_of, minutes_of
-from ablate.ledger import Ledger
+from ablate.execution.sbatch import check
+from ablate.execution.scheduler import jobs_of, minutes_of
 from ablate.study import Slurm
 from ablate.trial import Cause, TrialSpec
 
@@ -35,11 +35,6 @@ def during(stage: Stage, specs: list[TrialSpec], strike: Callable[[], None]) -> 
     with stage.queue(look) as queue:
         queue.complete(specs)
     assert struck.is_set()
-
-
-def causes(stage: Stage, spec: TrialSpec) -> list[Cause | None]:
-    ledger = Ledger(stage.root / stage.name / "ledger.db", read_only=True)
-    return [attempt.cause for attempt in ledger.attempts(spec.signature)]
 
 
 def long(stage: Stage, seed: int = 0) -> TrialSpec:
@@ -71,7 +66,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_trial_goes_on(stage: Stage)
 
     during(stage, [spec], strike)
     stage.check_done([spec])
-    assert causes(stage, spec) == [Cause.LOST, None]
+    assert stage.causes(spec) == [Cause.LOST, None]
     stage.check_nothing_done_again(spec)
 
 
@@ -96,7 +91,7 @@ def test_a_job_that_is_taken_away_costs_its_trial_nothing(stage: Stage, cluster:
 
     during(stage, [spec], strike)
     stage.check_done([spec])
-    found = causes(stage, spec)
+    found = stage.causes(spec)
     assert found[-1] is None
     told = how in ("preempted", "cancelled", "requeued")  # Slurm signals these jobs, and the trial saves a checkpoint
     assert set(found[:-1]) <= ({Cause.STOPPED} if told else {Cause.STOPPED, Cause.LOST})
@@ -128,7 +123,7 @@ def test_a_job_that_waits_while_slurm_does_not_answer_is_nobodys_failure(
 ) -> None:
     for node in ("n1", "n2"):
         cluster.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
-    monkeypatch.setattr("ablate.execution.slurm.PATIENCE_S", 0.5)
+    monkeypatch.setattr("ablate.execution.scheduler.PATIENCE_S", 0.5)
     stage.timing = stage.timing.__class__(**{**vars(stage.timing), "birth_s": 2.0})
     stopped, resumed = threading.Event(), threading.Event()
 
@@ -156,11 +151,11 @@ def test_a_job_that_waits_while_slurm_does_not_answer_is_nobodys_failure(
 
 def test_trials_go_on_while_slurm_does_not_answer(stage: Stage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = stage.spec(0, steps=40, step_s=0.05)
-    monkeypatch.setattr("ablate.execution.slurm.PATIENCE_S", 0.5)
+    monkeypatch.setattr("ablate.execution.scheduler.PATIENCE_S", 0.5)
     during(stage, [spec], lambda: cluster.daemons["slurmctld"].send_signal(signal.SIGSTOP))
     cluster.daemons["slurmctld"].send_signal(signal.SIGCONT)
     stage.check_done([spec])
-    assert causes(stage, spec) == [None]
+    assert stage.causes(spec) == [None]
 
 
 def test_settings_that_the_cluster_does_not_take_are_refused_before_anything_is_submitted(stage: Stage, cluster: Cluster) -> None:

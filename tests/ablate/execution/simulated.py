@@ -345,6 +345,9 @@ class World:
     def pending(self, worker: WorkerFiles) -> str | None:
         return None
 
+    def coming(self, worker: WorkerFiles) -> bool:
+        return False
+
     def failure(self, worker: WorkerFiles) -> str | None:
         return self._lost.get(worker.id)
 

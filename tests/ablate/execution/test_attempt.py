@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from ablate.execution.attempt import carry_over, classify, run_attempt
-from ablate.execution.base import Order
+from ablate.execution.base import Order, WorkerFiles, WorkerSettings
 from ablate.execution.evidence import checkpoint, latest_metrics
 from ablate.execution.lease import Sign
+from ablate.execution.worker import Worker
 from ablate.ledger import AttemptRecord
-from ablate.trial import AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, read_metrics
+from ablate.trial import AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, read_metrics, read_outcome
 
 
 def attempt_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Callable[..., Any], **order: Any) -> tuple[Outcome, AttemptFiles]:
@@ -176,3 +177,25 @@ def test_a_sign_is_read_by_the_readers_clock_whatever_the_writers_says(tmp_path:
     clock.wait(20)
     sign.look()
     assert sign.silence_s == 20, "it was touched no more, however young its time"
+
+
+@pytest.mark.parametrize(("trainer", "cause"), [("toy_trainer:train", Cause.STOPPED), ("toy_trainer:forget", Cause.TIMEOUT)])
+def test_a_worker_leaves_before_its_time_is_up_and_its_trial_saves_a_checkpoint(tmp_path: Path, trainer: str, cause: Cause) -> None:
+    """One that can save none would be stopped so for ever: that counts as a timeout."""
+    trial = TrialFiles(tmp_path, "s")
+    trial.directory.mkdir(parents=True)
+    config = {"steps": 10_000, "seed": 0, "step_s": 0.01, "checkpoint_every": 100_000}
+    trial.spec.write_text(TrialSpec("s", 0, config, trainer, "", "").to_json())
+    files = WorkerFiles(tmp_path / "workers" / "w1")
+    files.create(WorkerSettings(str(tmp_path / "lease"), 60.0, 0.005, [], {}, stay_s=0.5))
+    for number in (1, 2):
+        order = Order(str(tmp_path), "s", number, None, None)
+        (files.inbox / order.file_name).write_text(order.to_json())
+    Worker(files, WorkerSettings.read(files)).work()
+    outcome = read_outcome(trial.attempt(1))
+    assert outcome is not None
+    assert outcome.cause is cause
+    assert (cause is Cause.TIMEOUT) == ("left no checkpoint" in outcome.message)
+    assert cause is Cause.TIMEOUT or json.loads((trial.attempt(1).directory / "checkpoint.json").read_text())[0] > 0
+    assert files.leave.exists(), "the controller looks for another worker"
+    assert len(files.orders()) == 1, "it took nothing more"

@@ -19,6 +19,7 @@ import pytest
 from ablate.command import Command
 from ablate.execution.attempt import run_attempt
 from ablate.execution.base import Order
+from ablate.execution.command import left_checkpoint
 from ablate.trial import AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, read_metrics
 
 STEPS = """
@@ -369,3 +370,22 @@ def test_metrics_arrive_while_the_command_runs(place: Place) -> None:
     (place.files().directory / "command/go").touch()
     thread.join()
     assert found[0].metrics == {"loss": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("said", "files", "goes_on"),
+    [
+        ({}, ["metrics.jsonl", "config.json"], False),
+        ({}, ["metrics.jsonl", "own/state.pt"], True),
+        ({"checkpoint": {"file": "state.json", "argument": "--resume {checkpoint}"}}, ["metrics.jsonl", "other"], False),
+        ({"checkpoint": {"file": "*.json", "argument": "--resume {checkpoint}"}}, ["state.json"], True),
+    ],
+)
+def test_a_command_goes_on_from_its_checkpoint_or_from_files_of_its_own(
+    tmp_path: Path, said: dict[str, Any], files: list[str], goes_on: bool
+) -> None:
+    command = Command(**{"command": ["prog"], "config": "json", "metrics": {"file": "metrics.jsonl"}, **said})  # type: ignore[arg-type]
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert left_checkpoint(command, tmp_path) is goes_on
