@@ -1,4 +1,5 @@
 # Two commands do all the set-up: `make run` and `make test`.
+# `make docs` builds the documentation into site/ (a test does the same), `make docs-serve` shows it on this machine.
 # `make test-slow` runs what takes minutes, `make test-slurm` what needs a real Slurm (Debian: munge slurmctld
 # slurmd slurm-client slurmdbd mariadb-server; without them its tests are skipped, or fail where ABLATE_NEEDS_SLURM is set);
 # `.ci/run` runs everything.
@@ -6,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow test-slurm check lint types imports clean
+.PHONY: run test test-slow test-slurm check lint types imports docs docs-serve clean
 
 run: $(VENV)/.installed
 	$(BIN)/ablate run studies/collapse.yaml
@@ -32,6 +33,12 @@ types: $(VENV)/.installed-dev
 imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
+
 $(VENV)/.installed: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .
@@ -43,4 +50,4 @@ $(VENV)/.installed-dev: pyproject.toml requirements.lock
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -20,6 +20,9 @@ Arguments = str | list[str]
 PLACEHOLDERS = ("config", "directory", "checkpoint", "seed", "python")
 """`{config}` and so on in a command's arguments; other braces are left as they are."""
 
+DIRECTORY = "command"
+"""The command's own folder in its attempt: `{directory}`. It is copied into the attempt that goes on."""
+
 SECRET = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
 """Names of variables whose values are nobody's business."""
 
@@ -112,7 +115,9 @@ class Stop(_Strict):
     """How a running command is asked to save a checkpoint and end; after the wait it is killed with all that it started."""
 
     signal: Annotated[str, AfterValidator(_signal)] = "SIGTERM"
+    """The signal that asks."""
     wait_s: float = Field(15.0, ge=0, le=3600)
+    """Seconds before it is killed."""
     to: Literal["command", "all"] = "command"
     """Who gets the signal: the command's own process, or it and all that it started."""
 
@@ -121,13 +126,16 @@ class Limits(_Strict):
     """Beyond these a command is ended: it writes garbage, or for ever. The controller would end the whole worker soon after."""
 
     output_mib: float = Field(128.0, gt=0, le=256)
+    """Of its output, in MiB."""
     metrics_mib: float = Field(128.0, gt=0, le=256)
+    """Of its file of metrics, in MiB."""
 
 
 class DataVersion(_Strict):
     """A name for the data in the place of its hash."""
 
     version: str = Field(min_length=1)
+    """The name."""
 
 
 class Command(_Strict):
@@ -137,12 +145,15 @@ class Command(_Strict):
     """
 
     command: Arguments | None = None
+    """The program's arguments. `{config}`, `{directory}`, `{checkpoint}`, `{seed}` and `{python}` are filled in; no shell runs it."""
     cwd: str = "."
+    """Where it runs, from the folder of the call; none: there."""
     environment: dict[Variable, str | int | float] = {}
     """Variables on top of those that a worker has. Secrets have no place here: the program inherits what is exported."""
     config: Literal["hydra", "flags", "yaml", "json"] = "flags"
     """Overrides `a.b=c`; flags `--a.b c`; or a file whose path replaces `{config}`."""
     flags: Flags = Flags()
+    """How settings become flags, with `config: flags`."""
     base: dict[str, object] | str | None = None
     """The settings that arms change: values, or the program's own YAML or JSON file. A loaded study has the file's values here."""
     hand_over: Literal["all", "changed"] | None = None
@@ -150,6 +161,7 @@ class Command(_Strict):
     seed_key: str = "seed"
     """The setting that holds the replicate's seed. Where the command line says `{seed}`, overrides and flags do not repeat it."""
     metrics: Metrics | None = None
+    """Where its metrics are found."""
     rename: dict[str, str] = {}
     """The program's name of a metric to the study's."""
     final: Annotated[str, AfterValidator(_final)] = "last"
@@ -157,8 +169,11 @@ class Command(_Strict):
     result: Inside | None = None
     """A JSON file of final metrics in the command's directory; they stand over what `final` says."""
     checkpoint: Checkpoint | None = None
+    """How it goes on after an interruption; none: from the start."""
     stop: Stop = Stop()
+    """How it is asked to end."""
     limits: Limits = Limits()
+    """How much it may write."""
     code: list[str] = []
     """Files and folders that decide what is trained; none: the script that the command names and the versioned sources of its folder."""
     data: str | list[str] | DataVersion = []

@@ -6,7 +6,9 @@ So a rerun, in any process, proposes the same.
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +36,14 @@ class Told:
     """None: it gave no result."""
     feasible: bool
     """Whether the guards hold."""
+    others: tuple[float | None, ...] = ()
+    """Of the design's further objectives."""
+
+    @property
+    def values(self) -> list[float] | None:
+        """All objectives; none where one is missing or not finite."""
+        found = [self.objective, *self.others]
+        return [value for value in found if value is not None] if all(v is not None and math.isfinite(v) for v in found) else None
 
 
 class Tuner:
@@ -54,12 +64,20 @@ class Tuner:
         self._factors = phase.factors
         self._ground: Levels = {**carried, **phase.set}
         self._whole = {path for path, setting in (types or {}).items() if setting.kind is int}
-        self._direction = direction
+        self._directions = [direction, *(goal.direction for goal in self._tune.also)]
         self._last: tuple[_Replay, list[Told], list[_Asked]] | None = None
 
     def live_factors(self) -> dict[str, Range]:
         """The ranges that matter under what is carried and set."""
         return {path: found for path, found in self._factors.items() if isinstance(found, Range) and found.live(self._ground)}
+
+    def written(self, path: str, value: float) -> Level:
+        """A value of a range as its points have it: whole where the setting is, else to a thousandth of the range."""
+        factor = self._factors[path]
+        assert isinstance(factor, Range)
+        if path in self._whole:
+            return min(max(round(value), math.ceil(factor.low)), math.floor(factor.high))
+        return _rounded(value, factor)
 
     def propose(self, told: Sequence[Told], count: int, infeasible: Callable[[list[Levels]], list[bool]] | None = None) -> list[Levels]:
         """The next points, each as full levels; the same for the same `told`.
@@ -93,7 +111,7 @@ class Tuner:
             ):
                 replay.finish(asked, new)
                 return replay
-        replay = _Replay(self._tune, self._direction, space, self._levels)
+        replay = _Replay(self._tune, self._directions, space, self._levels)
         for start in range(0, len(told), self._tune.batch):
             replay.tell(told[start : start + self._tune.batch])
         return replay
@@ -134,27 +152,39 @@ class _Replay:
     """A study in memory that is brought to where an earlier process stood."""
 
     def __init__(
-        self, tune: Tune, direction: str, space: dict[str, BaseDistribution], levels_of: Callable[[Mapping[str, object]], Levels]
+        self, tune: Tune, directions: Sequence[str], space: dict[str, BaseDistribution], levels_of: Callable[[Mapping[str, object]], Levels]
     ) -> None:
         import optuna
 
-        self._study = optuna.create_study(direction=direction, sampler=_sampler(tune))
+        self._study = optuna.create_study(directions=directions, sampler=_sampler(tune, len(space)))
         self._space, self._levels_of = space, levels_of
         self._known: list[Levels] = []
-        self._worst: float | None = None
+        self._worst: list[float] | None = None
         self._foreign = False
-        self._sign = 1 if direction == "maximize" else -1
+        self._signs = [1 if direction == "maximize" else -1 for direction in directions]
+        self._left: int | None = None
+        if tune.sampler == "grid":
+            cells = _grid(space, tune)
+            self._left = len(cells)
+            for cell in cells:
+                self._study.enqueue_trial(cell)
         if tune.sampler == "qmc":
             # The sampler reads its space from the first trial, and would draw the whole first batch independently without one.
             first = {path: dist.to_external_repr(_middle(dist)) for path, dist in space.items()}
-            self._study.add_trial(optuna.trial.create_trial(params=first, distributions=space, value=0.0))
+            self._study.add_trial(optuna.trial.create_trial(params=first, distributions=space, values=[0.0] * len(directions)))
 
     def ask(self, count: int, infeasible: Callable[[list[Levels]], list[bool]]) -> list[_Asked]:
         """So many new, feasible points; fewer where too many asks in a row give none."""
         found: list[_Asked] = []
         asks_left = ASKS_A_POINT * count
         while len(found) < count and asks_left > 0:
-            batch = [self._one() for _ in range(min(count - len(found), asks_left))]
+            asks = min(count - len(found), asks_left)
+            if self._left is not None:
+                asks = min(asks, self._left)
+                self._left -= asks
+            if not asks:
+                break
+            batch = [self._one() for _ in range(asks)]
             asks_left -= len(batch)
             new: list[_Asked] = []
             for asked in batch:
@@ -207,16 +237,18 @@ class _Replay:
         return _Asked(trial, self._levels_of(trial.params))
 
     def _finish(self, asked: _Asked, told: Told) -> None:
-        if told.objective is None or not math.isfinite(told.objective):
+        values = told.values
+        if values is None:
             self._fail(asked)
             return
-        self._worst = told.objective if self._worst is None else self._sign * min(self._sign * self._worst, self._sign * told.objective)
+        worst = values if self._worst is None else self._worst
+        self._worst = [sign * min(sign * a, sign * b) for sign, a, b in zip(self._signs, worst, values, strict=True)]
         asked.trial.set_constraint("guards", 0.0 if told.feasible else 1.0)
-        self._study.tell(asked.trial, told.objective)
+        self._study.tell(asked.trial, values)
 
     def _tell_infeasible(self, asked: _Asked) -> None:
         asked.trial.set_constraint("guards", 1.0)
-        self._study.tell(asked.trial, 0.0 if self._worst is None else self._worst)
+        self._study.tell(asked.trial, [0.0] * len(self._signs) if self._worst is None else self._worst)
 
     def _fail(self, asked: _Asked) -> None:
         import optuna
@@ -229,10 +261,11 @@ class _Replay:
         self._known.append(told.levels)
         inside = {path: value for path, value in told.levels.items() if path in self._space}
         params = {path: self._external(path, value, told.levels) for path, value in inside.items()}
-        if told.objective is None or not math.isfinite(told.objective) or any(value is None for value in params.values()):
+        values = told.values
+        if values is None or any(value is None for value in params.values()):
             return
         constraints = {"guards": 0.0 if told.feasible else 1.0}
-        trial = optuna.trial.create_trial(params=params, distributions=self._space, value=told.objective, constraints=constraints)
+        trial = optuna.trial.create_trial(params=params, distributions=self._space, values=values, constraints=constraints)
         self._study.add_trial(trial)
 
     def _external(self, path: str, value: Level, levels: Levels) -> object:
@@ -247,17 +280,53 @@ class _Replay:
         return value if inside else None
 
 
-def _sampler(tune: Tune) -> optuna.samplers.BaseSampler:
+def _sampler(tune: Tune, factors: int) -> optuna.samplers.BaseSampler:
+    """How many points are drawn evenly first does not depend on how many there will be, so that more points go on where fewer ended."""
     from optuna import samplers
 
-    startup = max(2, min(10, tune.tune // 3))
+    startup = max(4, min(10, 2 * factors))
     if tune.sampler == "tpe":
         return samplers.TPESampler(seed=tune.seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
     if tune.sampler == "gp":
         return samplers.GPSampler(seed=tune.seed, n_startup_trials=startup, warn_independent_sampling=False)
     if tune.sampler == "qmc":
         return samplers.QMCSampler(seed=tune.seed, scramble=True, warn_independent_sampling=False)
+    if tune.sampler == "cmaes":
+        return samplers.CmaEsSampler(seed=tune.seed, n_startup_trials=startup, warn_independent_sampling=False)
     return samplers.RandomSampler(seed=tune.seed)
+
+
+def _grid(space: Mapping[str, BaseDistribution], tune: Tune) -> list[dict[str, object]]:
+    """The largest regular grid of at most so many points, ends included, in an order that the seed shuffles; lists are whole."""
+    from optuna.distributions import CategoricalDistribution
+
+    counts = {path: len(d.choices) if isinstance(d, CategoricalDistribution) else 1 for path, d in space.items()}
+    growing = [path for path, d in space.items() if not isinstance(d, CategoricalDistribution)]
+    while growing:
+        path = min(growing, key=counts.__getitem__)
+        wider = {**counts, path: counts[path] + 1}
+        if math.prod(wider.values()) > tune.tune or len(_ladder(space[path], wider[path])) < wider[path]:
+            growing.remove(path)
+        else:
+            counts = wider
+    cells = [dict(zip(space, cell, strict=True)) for cell in itertools.product(*(_ladder(d, counts[path]) for path, d in space.items()))]
+    random.Random(tune.seed).shuffle(cells)
+    return cells[: tune.tune]
+
+
+def _ladder(distribution: BaseDistribution, count: int) -> list[object]:
+    """So many values from end to end, the middle for one; fewer where whole numbers run out."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    shares = [0.5] if count == 1 else [i / (count - 1) for i in range(count)]
+    low, high = float(distribution.low), float(distribution.high)
+    values = [low * (high / low) ** share if distribution.log else low + share * (high - low) for share in shares]
+    if isinstance(distribution, IntDistribution):
+        return list(dict.fromkeys(round(value) for value in values))
+    return [min(max(value, low), high) for value in values]
 
 
 @contextmanager

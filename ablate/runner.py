@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ablate import design, gates, plan, preflight, trial, verdict
+from ablate import design, gates, operating, plan, preflight, trial, verdict
 from ablate.allocation import allocate
 from ablate.errors import BaselineFailed, BudgetSpent, Reopened
 from ablate.execution.pool import Queue, QueueEvent
@@ -214,12 +214,14 @@ class Stage:
         )
 
     def _tuned(self, phase: Phase, tune: Tune, carried: Levels) -> Conclusion:
+        """Measure points, find the operating range, and let its middle meet what is carried on fresh replicates."""
         tuner = Tuner(phase, carried, self.offers.setting_types(), self.study.objective.direction)
         counts = self.study.replicates_of(phase)
         replicates = range(counts.first, counts.first + counts.start)
         points: list[verdict.Point] = []
+        also = [goal.metric for goal in tune.also]
         while len(points) < tune.tune:
-            told = [Told(point.levels, point.objective, point.feasible) for point in points]
+            told = [Told(point.levels, point.objective, point.feasible, tuple(point.others)) for point in points]
             with self.offers.kept_ready():
                 proposed = tuner.propose(told, min(tune.batch, tune.tune - len(points)), self._infeasible)
             if not proposed:
@@ -227,12 +229,17 @@ class Stage:
             arms = [Arm(name=f"point {len(points) + i:02d}", levels=levels) for i, levels in enumerate(proposed)]
             specs = {arm.name: self._specs(phase.name, arm, replicates) for arm in arms}
             self._complete(phase.name, specs)
-            points += [verdict.point(self.study, arm, self._metrics(specs[arm.name]), replicates=len(replicates)) for arm in arms]
-        arms = [Arm(name=BASELINE, levels=dict(carried))]
-        best = verdict.best_point(self.study, points)
-        if best is not None:
-            arms.append(Arm(name="tuned", levels=best.levels))
-        return self._decide(phase, arms, plan.FRESH_REPLICATE + replicates.start, points)
+            points += [verdict.point(self.study, a, self._metrics(specs[a.name]), replicates=len(replicates), also=also) for a in arms]
+        found = operating.operating(self.study, phase, tuner, points)
+        levels, how = operating.recommended(self.study, found, points, {**carried, **phase.set})
+        if levels is not None and self._infeasible([levels])[0]:
+            best = verdict.best_point(self.study, points)
+            levels, how = (None if best is None else best.levels), "the best point; the middle of the operating range cannot be trained"
+        arms = [Arm(name=BASELINE, levels=dict(carried)), *([Arm(name="tuned", levels=levels)] if levels is not None else [])]
+        concluded = self._decide(phase, arms, plan.FRESH_REPLICATE + replicates.start, points)
+        nowhere = "No point of the ranges can be trained, as the trainer's preflight says. " if not points else ""
+        reason = f"{concluded.reason} {nowhere}The tuned point is {how}."
+        return concluded.model_copy(update={"operating": found | {"how": how}, "reason": reason})
 
     def _infeasible(self, levels: list[Levels]) -> list[bool]:
         findings = self.offers.preflight([self.offers.config(one, 0) for one in levels], self.root)

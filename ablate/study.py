@@ -52,17 +52,27 @@ class Trainer(Command, _Strict):
     """Who trains: an importable callable and what it offers beside (DESIGN section 4), or a command and how it is run."""
 
     callable: str | None = Field(None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """`package.module:callable`, called as `train(config, run)`. A study names this or `command`."""
     schema_: str | None = Field(None, alias="schema", pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """`package.module:callable` that gives the trainer's config as dataclasses without torch: by it paths, types and bounds are checked."""
     preset: str | None = None
+    """The schema's preset that all arms start from."""
     set: Levels = {}
     """Settings for every arm and reference of the study."""
     confirm: Levels = {}
     """Settings for the trials of the confirmation, over all others: scans by which nothing was chosen, say."""
     inert: str | None = None
+    """Offer: settings without effect under the others."""
     preflight: str | None = None
+    """Offer: what will go wrong with a config, before any training."""
     data_hash: str | None = None
+    """Offer: the hash of the data that a config reads."""
     expected_seconds: str | None = None
+    """Offer: seconds that a trial takes, for planning."""
     headlines: str | None = None
+    """Offer: columns, questions and floors of tables and reports."""
+    export: str | None = None
+    """Offer: writes a run's model into a folder, for `ablate sync --register`."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Trainer:
@@ -86,7 +96,7 @@ class Trainer(Command, _Strict):
 COMMAND_KEYS = tuple(key for key in Command.model_fields if key != "seed_key")
 """Keys of a trainer that is a command."""
 
-CALLABLE_KEYS = ("callable", "schema", "schema_", "preset", "inert", "preflight", "data_hash", "expected_seconds", "headlines")
+CALLABLE_KEYS = ("callable", "schema", "schema_", "preset", "inert", "preflight", "data_hash", "expected_seconds", "headlines", "export")
 """Keys of a trainer that is a callable."""
 
 
@@ -94,8 +104,11 @@ class Objective(_Strict):
     """What decides: a metric, which way is better, and the smallest effect worth acting on, in the metric's unit."""
 
     metric: str
+    """Its name, as trials report it."""
     direction: Literal["maximize", "minimize"] = "maximize"
+    """Which way is better."""
     smallest_effect: float = Field(gt=0)
+    """A smaller difference to the baseline is not worth acting on, in the metric's unit."""
 
     @property
     def sign(self) -> int:
@@ -107,8 +120,11 @@ class Guard(_Strict):
     """A bound on another metric's mean over replicates that an adopted arm must respect."""
 
     metric: str
+    """Its name, as trials report it."""
     at_least: float | None = None
+    """Lower bound of its mean over replicates."""
     at_most: float | None = None
+    """Upper bound of its mean over replicates."""
 
     @model_validator(mode="after")
     def _one_bound(self) -> Guard:
@@ -130,7 +146,9 @@ class Replicates(_Strict):
     """How many paired replicates an arm gets: all of them `start`, then one more at a time while its verdict is open."""
 
     start: int = Field(4, ge=3)
+    """Replicates that every arm gets."""
     at_most: int = Field(6, ge=3)
+    """Replicates that an arm whose verdict is open may get."""
     condemn: int | None = Field(3, ge=1)
     """An arm that breaks the same guard in each of its first so many replicates gets no more; none: it gets `start` whatever they say."""
     check: float = Field(0.125, ge=0, le=1)
@@ -149,6 +167,7 @@ class Budget(_Strict):
     """What the study may use in all, over restarts; none: no bound."""
 
     trials: int | None = Field(None, ge=1)
+    """Trials that this study may start."""
     hours: float | None = Field(None, gt=0)
     """Of the controller."""
     gpu_hours: float | None = Field(None, gt=0)
@@ -159,22 +178,29 @@ class Gate(_Strict):
     """How a phase ends: whether the study goes on to the next phase, and where else it goes."""
 
     advance_if: Literal["always", "any_adopted", "none_adopted"] | Solved = "always"
+    """When the study goes on to the next phase."""
     otherwise: Name | None = None
+    """The phase that comes instead; none: the study ends."""
 
 
 class Solved(_Strict):
     """Holds when the winner respects all guards and its objective passes a stated value ("helps enough")."""
 
     solved: float
+    """The value of the objective, in its unit, that the winner must pass."""
 
 
 class Range(_Strict):
     """A tuned factor's interval; `when` names the settings under which it is live."""
 
     low: float
+    """Its lower end."""
     high: float
+    """Its upper end."""
     log: bool = False
+    """Whether points are spread by the logarithm."""
     when: dict[str, list[Level]] = {}
+    """Setting to the values under which this one matters."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Range:
@@ -189,40 +215,75 @@ class Range(_Strict):
         return all(levels.get(path) in allowed for path, allowed in self.when.items())
 
 
+class Goal(_Strict):
+    """A further objective of a tuning phase."""
+
+    metric: str
+    """What is measured."""
+    direction: Literal["maximize", "minimize"] = "maximize"
+    """Which way is better."""
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, else -1."""
+        return 1 if self.direction == "maximize" else -1
+
+
 class Tune(_Strict):
     """A tuning design: so many points, asked in batches of fixed size."""
 
     tune: int = Field(ge=2, le=10_000)
-    sampler: Literal["tpe", "gp", "qmc", "random"] = "tpe"
+    """How many points are measured."""
+    sampler: Literal["tpe", "gp", "qmc", "cmaes", "grid", "random"] = "tpe"
+    """Who proposes them: tree-structured Parzen estimator, Gaussian process, quasi-random, CMA evolution strategy, the largest regular grid
+    of at most so many points, or random."""
     batch: int = Field(4, ge=1, le=64)
+    """Points asked at once, before any of them is told."""
     seed: int = 0
+    """Seed of the sampler."""
+    also: list[Goal] = []
+    """Objectives beside the study's own, for a Pareto front; the study's own decides."""
+
+    @model_validator(mode="after")
+    def _one_for_cmaes(self) -> Tune:
+        if self.also and self.sampler == "cmaes":
+            raise ValueError("also: expected one objective with sampler cmaes. Take tpe, gp, qmc, grid or random for several.")
+        return self
 
 
 class Question(_Strict):
     """A question that the report answers with a figure: the winner's metric beside the baseline's."""
 
     ask: str
+    """The question, as the report shows it."""
     metric: str
+    """The metric that answers it."""
     direction: Literal["maximize", "minimize"]
+    """Which way is yes."""
 
 
 class Confirms(_Strict):
     """What another study found and this one looks at again: longer, larger, on other data."""
 
     study: Name
+    """Its name."""
     winner: str
     """The arms that it adopted."""
     effect: float
     """Its total effect on the objective of that study, with its interval."""
     low: float | None
+    """Lower end of that interval."""
     high: float | None
+    """Upper end of that interval."""
 
 
 class Floor(_Strict):
     """A metric, and the one that says what the same measure gives without any learning (raw intensities, say)."""
 
     metric: str
+    """The learned measure."""
     floor: str
+    """The same without learning."""
 
 
 FixedDesign = Literal["factorial", "one_at_a_time", "add_one_in", "leave_one_out", "path"]
@@ -235,13 +296,19 @@ class Phase(_Strict):
     """
 
     name: Name
+    """Its name, in tables, tags and `otherwise`."""
     design: FixedDesign | Tune
+    """How arms follow from factors or components; or `{tune: N}`."""
     set: Levels = {}
     """Settings of every arm but the baseline."""
     factors: dict[str, list[Level] | Range] = {}
+    """Setting to its values; in a tuning phase to its range."""
     components: dict[Name, Levels] = {}
+    """Name to a bundle of settings that is switched as one."""
     gate: Gate = Gate()
+    """How the phase ends."""
     replicates: Replicates | None = None
+    """The phase's own; none: the study's."""
 
 
 class ControllerJob(_Strict):
@@ -252,7 +319,9 @@ class ControllerJob(_Strict):
     time_min: int = Field(1440, ge=2)
     """Then it stands in the queue again, and the study goes on where it stopped."""
     cpus: int = Field(1, ge=1)
+    """CPU cores."""
     mem_gib: float | None = Field(None, gt=0)
+    """Memory in GiB; none: the partition's default."""
     additional: dict[str, str | int | bool] = {}
     """Any other option of sbatch, by its long name."""
 
@@ -261,14 +330,19 @@ class Slurm(_Strict):
     """What each worker asks of Slurm."""
 
     partition: str | None = None
+    """None: the cluster's default."""
     account: str | None = None
+    """Who pays."""
     qos: str | None = None
+    """Quality of service."""
     time_min: int = Field(240, ge=1)
     """Time limit of a worker's job; a trial that is not done by then goes on in the next one."""
     gpus_per_worker: int = Field(0, ge=0)
+    """GPUs of one worker."""
     nodes_per_worker: int = Field(1, ge=1)
     """Nodes over which the tasks of one trial are spread: `gpus_per_worker` are of all of them together, `mem_gib` of each."""
     mem_gib: float | None = Field(None, gt=0)
+    """Memory of one worker in GiB; none: the partition's default."""
     max_workers: int | None = Field(None, ge=1, le=1024)
     """Jobs at a time; none: `workers`."""
     array: bool = False
@@ -287,22 +361,35 @@ class Study(_Strict):
     """One question, with its phases, arms and rule of decision."""
 
     study: Name
+    """Its name, and that of its folder under `runs/`."""
     question: str
+    """What it asks, in a sentence."""
     trainer: Trainer
+    """Who trains."""
     baseline: Levels
+    """Settings of the arm that all others are compared with."""
     references: dict[Name, Levels] = {}
+    """Further arms in every table that do not compete: name to settings beside the baseline's."""
     objective: Objective
+    """What decides."""
     guards: list[Guard] = []
+    """What an adopted arm must respect."""
     replicates: Replicates = Replicates()
+    """How many paired replicates an arm gets."""
     rungs: list[Annotated[int, Field(ge=1)]] = []
     """Steps before the end at which arms are compared and hopeless ones stop; the trainer must report the objective by then."""
     budget: Budget = Budget()
+    """What it may use in all."""
     alpha: float = Field(0.05, gt=0, lt=0.5)
+    """Rate of wrong adoptions in a phase, over all its arms."""
     executor: Literal["local", "slurm", "inline"] = "local"
+    """Where workers run: processes of this machine, jobs of Slurm, or within the command itself."""
     slurm: Slurm = Slurm()
     """With `executor: slurm`."""
     workers: int = Field(2, ge=1, le=1024)
+    """Trials at a time."""
     threads_per_worker: int = Field(1, ge=1, le=1024)
+    """CPU threads of one worker."""
     gpus: list[int] | None = None
     """GPUs of this machine that workers share out, by number; none: all that are shown; an empty list: left as they are."""
     trials_per_gpu: int = Field(1, ge=1, le=64)
@@ -331,6 +418,7 @@ class Study(_Strict):
     otherwise: str | None = Field(None, pattern=r"\.ya?ml$")
     """The study to run where this one ends with nothing adopted: a file, from the folder of this study's file."""
     phases: list[Phase] = Field(min_length=1)
+    """What is tried, in this order."""
 
     @model_validator(mode="after")
     def _tasks_fit(self) -> Study:

@@ -19,9 +19,10 @@ class Threshold(BaseModel):
 
     recommended: Level
     low: float | None
-    """Smallest measured value whose point is within the smallest effect of the best point; none where nothing was measured."""
+    """Lower end of the operating range with the other thresholds at the recommended point; where there is no such range, the smallest
+    measured value whose point is within the smallest effect of the best point; none where nothing was measured."""
     high: float | None
-    """Largest such value."""
+    """Upper end."""
     status: Literal["tuned", "kept", "inert"]
     """tuned: adopted against the carried winner. kept: the carried value stays. inert: it has no effect on top of the carried winner."""
 
@@ -70,12 +71,20 @@ def _threshold(
     carried = final if conclusion is None else conclusion.arm(BASELINE).levels
     if isinstance(factor, Range) and not factor.live(settings | carried | phase.set):
         return Threshold(recommended=recommended, low=None, high=None, status="inert")
+    span = _span(path, conclusion)
     near = [] if conclusion is None else near_best(study, conclusion.points)
     values = [value for point in near if isinstance(value := point.levels.get(path), int | float) and not isinstance(value, bool)]
     tuned = conclusion is not None and conclusion.winner != BASELINE
     return Threshold(
         recommended=recommended,
-        low=min(values, default=None),
-        high=max(values, default=None),
+        low=min(values, default=None) if span is None else span[0],
+        high=max(values, default=None) if span is None else span[1],
         status="tuned" if tuned else "kept",
     )
+
+
+def _span(path: str, conclusion: Conclusion | None) -> tuple[float, float] | None:
+    """The operating range of a threshold; none where there is none."""
+    spans = conclusion.operating.get("spans", ()) if conclusion is not None and conclusion.operating else ()
+    assert isinstance(spans, (list, tuple))
+    return next(((span["low"], span["high"]) for span in spans if span["name"] == path), None)

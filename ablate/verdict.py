@@ -107,6 +107,10 @@ class Point(_Frozen):
     guards: list[GuardState]
     feasible: bool
     """Has an objective and respects the guards, so that it can be recommended."""
+    values: dict[int, float] = {}
+    """Replicate to objective, finite ones."""
+    others: list[float | None] = []
+    """Means of the design's further objectives."""
 
 
 class Conclusion(_Frozen):
@@ -129,6 +133,8 @@ class Conclusion(_Frozen):
     stopped: dict[str, str] = {}
     """Arm to the reason why it got fewer replicates than it might have."""
     checks: list[Check] = []
+    operating: dict[str, object] | None = None
+    """Of a tuning phase: `operating.operating`."""
 
     def arm(self, name: str) -> ArmVerdict:
         """The arm of that name.
@@ -235,18 +241,21 @@ def conclude(
     )
 
 
-def point(study: Study, arm: Arm, metrics: Mapping[int, Metrics], *, replicates: int) -> Point:
+def point(study: Study, arm: Arm, metrics: Mapping[int, Metrics], *, replicates: int, also: Sequence[str] = ()) -> Point:
     """A tuning point from its replicates.
 
     Args:
         replicates: How many were run. Points are compared over the same replicates, so one that lost some has no objective.
+        also: Metrics of the design's further objectives.
     """
     values = series(metrics, study.objective.metric)
     complete = len(values) >= replicates and all(math.isfinite(v) for v in values.values())
     guards = guard_states(study.guards, metrics)
     objective = mean(values.values()) if complete else None
     feasible = objective is not None and all(guard.holds for guard in guards)
-    return Point(name=arm.name, levels=arm.levels, objective=objective, guards=guards, feasible=feasible)
+    finite = {replicate: value for replicate, value in values.items() if math.isfinite(value)}
+    others = [mean(series(metrics, metric).values()) for metric in also]
+    return Point(name=arm.name, levels=arm.levels, objective=objective, guards=guards, feasible=feasible, values=finite, others=others)
 
 
 def best_point(study: Study, points: Sequence[Point]) -> Point | None:

@@ -127,7 +127,7 @@ def _train(settings: TrainerConfig, device: torch.device, progress: Progress, ru
         if settings.measure.record_crops:
             seen = next(batches(scans, split.train, settings, max(progress.step - 1, 0)))
             write_crops(directory, settings, scans, measures, seen)
-        write_summary(directory, summary_of(metrics, progress, scans, split))
+        write_summary(directory, summary_of(metrics, progress, scans, split) | {"data": settings.data.source})
     told(run, progress.step, metrics)
     return {name: value for name, value in metrics.items() if name not in OF_THE_MACHINE}
 

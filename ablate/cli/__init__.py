@@ -290,19 +290,25 @@ def report(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs"))
 
 
 @app.command()
-def ui(runs: Root = Path("runs"), port: Annotated[int, typer.Option(help="0: a free one.")] = 0) -> None:
+def ui(runs: Root = Path("runs"), port: Annotated[int, typer.Option(help="0, or one that is taken: a free one.")] = 5000) -> None:
     """Open MLflow's own interface on the right store, on this machine only."""
-    from ablate.tracking.mlflow import serve
+    from ablate.tracking.ui import serve
 
     raise typer.Exit(serve(runs, port))
 
 
 @app.command()
-def sync(study: StudyFile, runs: Root = Path("runs")) -> None:
+def sync(
+    study: StudyFile,
+    register: Annotated[
+        str | None, typer.Option("--register", metavar="NAME", help="Register the winner's backbone as a model of this name.")
+    ] = None,
+    runs: Root = Path("runs"),
+) -> None:
     """Bring MLflow up to date with the truth under `runs/`."""
     from ablate.tracking.mlflow import sync as sync_mlflow
 
-    typer.echo(sync_mlflow(runs, _name(study)))
+    typer.echo(sync_mlflow(runs, _name(study), register=register))
 
 
 @app.command()

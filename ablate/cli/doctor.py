@@ -86,7 +86,7 @@ def _writable(runs: Path) -> Check:
 
 
 def _mlflow(runs: Path) -> Check:
-    from ablate.tracking.mlflow import store_state
+    from ablate.tracking.store import store_state
 
     ok, seen = store_state(runs)
     return Check(name="mlflow store", ok=ok, seen=seen, mend="" if ok else "Check MLFLOW_TRACKING_URI; runs go on without MLflow.")

@@ -83,7 +83,7 @@ def detach(study: Study, runs: Path, arguments: Sequence[str]) -> str:
 def finish(study: Study, runs: Path, console: Console, *, mlflow: bool) -> int:
     """Write the report, bring MLflow up to date, print the answer."""
     from ablate.cli.tables import print_answer
-    from ablate.tracking.mlflow import ui_hint
+    from ablate.tracking.store import ui_hint
     from dashboards.report import write
 
     results = Results(runs, study.study)

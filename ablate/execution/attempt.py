@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-from ablate.command import Command
+from ablate.command import DIRECTORY, Command
 from ablate.execution.base import Beside, Nobody, Order
-from ablate.execution.command import DIRECTORY, CommandTrainer, Ended, OthersFailed, along, left_checkpoint
+from ablate.execution.command import CommandTrainer, Ended, OthersFailed, along, left_checkpoint
 from ablate.trial import PAUSED, AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, sync_files, write_atomic
 
 OWN_FILES = ("metrics.jsonl", "outcome.json", "began.json", "log.txt", "stop")

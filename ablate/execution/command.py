@@ -15,16 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ablate.command import SECRET, Command
+from ablate.command import DIRECTORY, SECRET, Command
 from ablate.execution import handover
 from ablate.execution.base import Beside, Nobody
 from ablate.execution.evidence import oom_kills
 from ablate.execution.following import TURN_BYTES, JsonLines, Printed, Reader, Row, Seen, Tail, final_metrics, last_lines, numbers_of
 from ablate.execution.process import End, Process
 from ablate.trial import AttemptFiles, Cause, write_atomic
-
-DIRECTORY = "command"
-"""The command's own folder in its attempt: `{directory}`. It is copied into the attempt that goes on."""
 
 TURN_S = 0.05
 """How often metrics are read and a stop is looked for. The command's end is seen at once."""

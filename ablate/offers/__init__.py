@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ablate.command import Command
+from ablate.command import DIRECTORY, Command
 from ablate.errors import TrainerError
 from ablate.offers import program, sources
 from ablate.offers.child import Child, broke, imported
@@ -29,7 +29,7 @@ from ablate.trial import flatten, merge, signature_of, write_atomic
 
 __all__ = ["OFFERED", "Config", "Offers", "SettingType", "callable_problem"]
 
-OFFERED = ("inert", "preflight", "data_hash", "expected_seconds", "headlines")
+OFFERED = ("inert", "preflight", "data_hash", "expected_seconds", "headlines", "export")
 """The optional offers; a study names them, or the schema's module does in its mapping `OFFERS`."""
 
 Config = dict[str, object]
@@ -185,6 +185,33 @@ class Offers:
                 found[file] = _findings(answer, name)
                 write_atomic(file, json.dumps(answer))
         return [found[file] or [] for file in files]
+
+    def export(self, run: Path, folder: Path, *, timeout_s: float = 600.0) -> Path:
+        """The file into which the trainer exports the model of a run, in its own process.
+
+        The offer is called with `{"run": ..., "folder": ...}`, both folders, writes one file into the second and returns its name.
+        Without one, a command's checkpoint is the file.
+
+        Raises:
+            TrainerError: The trainer offers none, or it failed.
+        """
+        name = self._names["export"]
+        if name is None:
+            checkpoint = self.trainer.checkpoint
+            found = sorted((run / DIRECTORY).glob(checkpoint.file), key=lambda path: path.stat().st_mtime) if checkpoint else []
+            if not found:
+                raise TrainerError(
+                    f"{run}: expected a model to export but the trainer offers none. Name trainer.export: package.module:callable."
+                )
+            return found[-1]
+        with Child() as once:
+            written = once.call(name, None, [{"run": str(run.absolute()), "folder": str(folder)}], timeout_s)[0]
+        file = folder / Path(str(written)).name
+        if not file.is_file():
+            raise TrainerError(
+                f"{name}: expected a file in {folder} but it returned {written!r}. Return the name of the file that it wrote."
+            )
+        return file
 
     @contextlib.contextmanager
     def kept_ready(self) -> Iterator[None]:

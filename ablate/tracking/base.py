@@ -22,10 +22,26 @@ class TrackerDown(AblateError):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file of an entry: one on disk, or a text under a name of its own."""
+    """A file of an entry: one on disk, or a text."""
 
     name: str
+    """Its path among the entry's files; `/` sets folders apart."""
     source: Path | str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A set of data, or one split of it, that a trial read."""
+
+    name: str
+    digest: str
+    """At most 36 characters; equal for equal data."""
+    source: str
+    """Where it lies, as the trainer says; empty where it does not say."""
+    context: str
+    """What it was for: `train`, `select`, `test`, or `all`."""
+    items: int | None = None
+    """Scans (or whatever the trainer lists) in it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,8 @@ class Entry:
     """Seconds since the epoch."""
     seconds: float | None = None
     """How long it took, once it ended."""
+    data: Callable[[], Sequence[DataSet]] = tuple
+    """What it read; told once a version, like the artifacts."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,8 @@ class Synced:
     """Metric values sent."""
     where: str
     """The tracker, for people; no secret in it."""
+    experiment: str
+    """The tracker's own name for the study."""
 
 
 class Tracker(Protocol):
@@ -74,8 +94,11 @@ class Tracker(Protocol):
     completed by the next.
     """
 
-    def tell(self, entries: Iterable[Entry]) -> Synced:
+    def tell(self, entries: Iterable[Entry], about: Callable[[str], Mapping[str, str]]) -> Synced:
         """Bring the tracker up to date with these entries of one study.
+
+        Args:
+            about: What is said of the study as a whole, by tag, given the tracker's own name for it: its description and its views.
 
         Raises:
             TrackerDown: It cannot be reached or refuses.

@@ -18,6 +18,8 @@ ITEMS_A_BATCH = 90
 LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG = 250, 6000, 8000
 """MLflow's bounds, in characters."""
 
+LONGEST_EXPERIMENT_TAG = 5000
+
 
 def unsaid(points: Points, logged: str | None, *, whole: bool) -> Points:
     """The steps that MLflow does not have.

@@ -7,15 +7,23 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ablate.command import DIRECTORY
 from ablate.ledger import Ledger, TrialRecord, Use
+from ablate.loading.reading import dump_yaml
 from ablate.study import BASELINE, REFERENCES, Levels, Study
 from ablate.thresholds import thresholds
-from ablate.tracking.base import Artifact, Entry, Points, Status
+from ablate.tracking.base import Artifact, DataSet, Entry, Points, Status
+from ablate.tracking.notes import arm_note, run_note, study_note
+from ablate.tracking.summaries import curves_of, data_sets, whole_data_set
+from ablate.tracking.views import KIND_TAG, NOTE_TAG, view_tags
 from ablate.trial import AttemptFiles, TrialFiles, TrialResult, TrialSpec, TrialState, flatten, read_metrics, result_of
 from ablate.verdict import ArmVerdict, Conclusion
 
 SHOWN = ("*.png", "*.parquet", "*.csv", "summary.json", "log.txt")
 """Files of an attempt that people look at."""
+
+REPORTS = ("report.html", "report.pdf", "report.md")
+"""Forms of the report, beside the study's ledger."""
 
 LARGEST_BYTES = 32 * 2**20
 """A larger file stays where it is: the tracker is for looking, not for keeping."""
@@ -50,6 +58,7 @@ class StudyEntries:
                 self.uses.setdefault(use.signature, []).append(use)
             self.conclusions = [Conclusion.model_validate(found) for found in ledger.conclusions().values()]
             self.levels = {(phase, arm.name): arm.levels for phase in ledger.phases() for arm in ledger.arms(phase)}
+            self.seconds = ledger.used().seconds
             self.ended = any(event.kind == "done" for event in ledger.events()[-1:])
         finally:
             ledger.close()
@@ -69,6 +78,14 @@ class StudyEntries:
             # MLflow's table shows the newest first: so the arms stand there in the study's order.
             yield self._arm(self.study, conclusion, arm, started=self.frozen.created - position / 1000)
         yield self._study(self.study, self.frozen.document, self.frozen.created)
+
+    def about(self, experiment: str) -> dict[str, str]:
+        """What is said of the study as a whole: its description and its views, as tags of the experiment."""
+        if self.study is None or self.frozen is None:
+            return {}
+        reported = (self.root / self.name / REPORTS[0]).exists()
+        said = study_note(self.study, self.conclusions, experiment, reported=reported)
+        return {KIND_TAG: "custom_model_development", NOTE_TAG: said, **view_tags(self.study, self.frozen.created)}
 
     def _trial(self, study: Study, record: TrialRecord) -> Entry | None:
         files = TrialFiles(self.root, record.signature)
@@ -103,6 +120,7 @@ class StudyEntries:
             artifacts=lambda: [Artifact("config.json", json.dumps(spec.config, indent=1, sort_keys=True)), *_shown(attempt)],
             started=_began(files, attempt),
             seconds=(result.seconds if result is not None else record.seconds) if ended else None,
+            data=lambda: data_sets(spec.data_hash, result),
         )
 
     def _verdict_tags(self, uses: Sequence[Use]) -> dict[str, str]:
@@ -125,13 +143,13 @@ class StudyEntries:
 
     def _arm(self, study: Study, conclusion: Conclusion, arm: ArmVerdict, *, started: float) -> Entry:
         document = arm.model_dump_json(indent=1)
-        metrics = dict(arm.metrics)
+        effects: dict[str, float] = {}
         for name, interval in (("effect", arm.effect), ("total_effect", arm.total_effect)):
             if interval is not None:
                 bounds = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-                metrics |= {f"{name}/{end}": value for end, value in bounds.items() if value is not None}
+                effects |= {f"{name}/{end}": value for end, value in bounds.items() if value is not None}
         if arm.p_adjusted is not None:
-            metrics["effect/p_adjusted"] = arm.p_adjusted
+            effects["effect/p_adjusted"] = arm.p_adjusted
         winner = arm.name == conclusion.winner
         return Entry(
             key=f"arm:{conclusion.phase}/{arm.name}",
@@ -147,38 +165,69 @@ class StudyEntries:
                 "winner": str(winner).lower(),
                 "collapse": arm.collapse or "not classified",
                 "guards": "; ".join(f"{g.guard} {'holds' if g.holds else 'BROKEN'}" for g in arm.guards) or "none",
-                "mlflow.note.content": f"**{arm.verdict}**{' and carried on' if winner else ''}. {arm.reason}",
+                NOTE_TAG: arm_note(study, arm, carried_on=winner),
             },
             params={"replicates": str(arm.replicates), **_level_params(arm.levels)},
             status="FINISHED",
-            version=_digest(document),
-            points=lambda: [(0, metrics)],
+            version=_digest(document, "mean curves"),
+            points=lambda: curves_of(self._streams(conclusion.phase, arm.name), arm.metrics, effects),
             artifacts=lambda: [Artifact("arm.json", document), *self._gallery(conclusion.phase, arm.name)],
             started=started,
+            seconds=sum(result.seconds for result in self.results_of(conclusion.phase, arm.name)),
+            data=self._whole_data,
         )
 
-    def _gallery(self, phase: str, arm: str) -> list[Artifact]:
-        for signature, uses in self.uses.items():
-            if any(use.phase == phase and use.arm == arm for use in uses):
-                result = result_of(self.root, signature)
-                if result is not None:
-                    attempt = TrialFiles(self.root, signature).attempt(result.attempt)
-                    return [found for found in _shown(attempt) if found.name.endswith(".png")]
+    def results_of(self, phase: str, arm: str) -> list[TrialResult]:
+        """The accepted results of an arm, by replicate."""
+        places = sorted(
+            (use.replicate, signature) for signature, uses in self.uses.items() for use in uses if (use.phase, use.arm) == (phase, arm)
+        )
+        found = (result_of(self.root, signature) for _, signature in places)
+        return [result for result in found if result is not None]
+
+    def attempt_of(self, result: TrialResult) -> AttemptFiles:
+        """Where a result's files are."""
+        return TrialFiles(self.root, result.signature).attempt(result.attempt)
+
+    def _streams(self, phase: str, arm: str) -> list[Points]:
+        return [_stream(self.attempt_of(result), result) for result in self.results_of(phase, arm)]
+
+    def _whole_data(self) -> list[DataSet]:
+        data_hash = "" if self.frozen is None else self.frozen.data_hash
+        for record in self.records:
+            found = data_sets(data_hash, result_of(self.root, record.signature))
+            if found:
+                return whole_data_set(found, data_hash)
         return []
+
+    def _gallery(self, phase: str, arm: str, folder: str = "") -> list[Artifact]:
+        for result in self.results_of(phase, arm):
+            shown = _shown(self.attempt_of(result))
+            return [Artifact(f"{folder}{found.name}", found.source) for found in shown if found.name.endswith(".png")]
+        return []
+
+    def _galleries(self) -> list[Artifact]:
+        """Of each phase the baseline's pictures, and the winner's beside them."""
+        found = []
+        for conclusion in self.conclusions:
+            for arm in dict.fromkeys([BASELINE, conclusion.winner]):
+                who = "baseline" if arm == BASELINE else "winner"
+                found += self._gallery(conclusion.phase, arm, f"galleries/{conclusion.phase}/{who} ")
+        return found
 
     def _study(self, study: Study, document: Mapping[str, object], created: float) -> Entry:
         base = document.get("base")
         tuned = thresholds(study, self.conclusions, base if isinstance(base, Mapping) else {})
         found = {path: one.model_dump(mode="json") for path, one in tuned.items()}
-        report = self.root / study.study / "report.html"
+        reports = [path for name in REPORTS if (path := self.root / study.study / name).exists()]
         concluded = [conclusion.model_dump(mode="json") for conclusion in self.conclusions]
         texts = {
             "study.json": json.dumps(document, indent=1, sort_keys=True),
+            "study.yaml": dump_yaml(_plain(document.get("study"))),
             "thresholds.json": json.dumps(found, indent=1),
             "conclusions.json": json.dumps(concluded, indent=1),
         }
-        page = [Artifact("report.html", report)] if report.exists() else []
-        written = report.read_bytes() if page else b""
+        written = b"\0".join(path.read_bytes() for path in reports)
         return Entry(
             key="study",
             name=f"study {study.study}",
@@ -187,23 +236,25 @@ class StudyEntries:
                 "study": study.study,
                 **{f"winner.{conclusion.phase}": conclusion.winner for conclusion in self.conclusions},
                 **{f"threshold.{path}": _text(one["recommended"]) for path, one in found.items()},
-                "mlflow.note.content": self._note(study, bool(page)),
+                NOTE_TAG: run_note(study, self.conclusions, reported=bool(reports)),
             },
             params={"objective": study.objective.metric, "smallest_effect": _text(study.objective.smallest_effect)},
             status="FINISHED" if self.ended else "RUNNING",
             version=_digest(*texts.values()) + hashlib.sha256(written).hexdigest()[:12],
             points=lambda: [],
-            artifacts=lambda: [*page, *(Artifact(name, text) for name, text in texts.items())],
+            artifacts=lambda: [
+                *(Artifact(path.name, path) for path in reports),
+                *(Artifact(name, text) for name, text in texts.items()),
+                *self._galleries(),
+            ],
             started=created,
+            seconds=self.seconds if self.ended else None,
+            data=self._whole_data,
         )
 
-    def _note(self, study: Study, reported: bool) -> str:
-        lines = [f"**{study.question}**", ""]
-        lines += [f"- `{conclusion.phase}`: {conclusion.reason}" for conclusion in self.conclusions] or ["No phase is concluded yet."]
-        if reported:
-            lines += ["", "The whole answer: `report.html` under Artifacts."]
-        lines += ["", 'An arm each: filter by `tags.kind = "arm"`; the trials behind it: `tags."phase.<phase>" = "<arm>"`.']
-        return "\n".join(lines)
+
+def _plain(values: object) -> dict[str, object]:
+    return {str(key): value for key, value in values.items()} if isinstance(values, Mapping) else {}
 
 
 def _stream(attempt: AttemptFiles, result: TrialResult | None) -> Points:
@@ -216,7 +267,8 @@ def _stream(attempt: AttemptFiles, result: TrialResult | None) -> Points:
 
 
 def _shown(attempt: AttemptFiles) -> list[Artifact]:
-    found = sorted({path for pattern in SHOWN for path in attempt.directory.glob(pattern)})
+    folders = (attempt.directory, attempt.directory / DIRECTORY)
+    found = sorted({path.name: path for folder in folders for pattern in SHOWN for path in folder.glob(pattern)}.values())
     return [Artifact(path.name, path) for path in found if path.is_file() and path.stat().st_size <= LARGEST_BYTES]
 
 

@@ -21,6 +21,9 @@ from ablate.tracking.base import TrackerDown
 QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 """Job execution takes 1.4 GB of a server's memory, and nothing here phones home."""
 
+UI_PORT = 5000
+"""Where `ablate ui` opens MLflow unless that is taken: so the addresses that a run prints are valid."""
+
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 """MLflow's own defaults wait minutes for a server that is down."""
 
@@ -136,13 +139,15 @@ def ui_hint(root: Path) -> str:
     return "ablate ui" if root == Path("runs") else f"ablate ui --runs {root}"
 
 
-def runs_url(base: str, experiment: str, kind: str = "arm") -> str:
-    """The table of an experiment's runs of one kind (`arm`, `trial` or `study`)."""
-    query = urllib.parse.urlencode({"workflowType": "machine_learning", "searchFilter": f'tags.kind = "{kind}"'})
-    return f"{base.rstrip('/')}/#/experiments/{experiment}/runs?{query}"
+def ui_address(root: Path) -> str:
+    """Where MLflow's pages are: a server's address without its user, or where `ablate ui` opens them."""
+    if not is_remote(root) or not tracking_uri(root).startswith("http"):
+        return f"http://127.0.0.1:{UI_PORT}"
+    address = urllib.parse.urlsplit(tracking_uri(root))
+    return without_secrets(address._replace(netloc=address.netloc.rpartition("@")[2]).geturl())
 
 
 def comparison_url(base: str, experiment: str, runs: Sequence[str]) -> str:
-    """These runs side by side, curves overlaid."""
+    """These runs side by side."""
     query = urllib.parse.urlencode({"runs": json.dumps(list(runs)), "experiments": json.dumps([experiment])})
     return f"{base.rstrip('/')}/#/compare-runs?{query}"

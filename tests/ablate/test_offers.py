@@ -304,3 +304,19 @@ def test_a_single_module_is_its_own_code(toy: Path) -> None:
     assert version("lonely") == before
     (toy / "lonely.py").write_text("def train(config, run): return {}\n")
     assert version("lonely") != before
+
+
+def test_a_commands_checkpoint_is_what_it_exports(tmp_path: Path) -> None:
+    trainer = Trainer(
+        command="python train.py",
+        base={"lr": 0.1},
+        metrics={"file": "m.jsonl"},
+        checkpoint={"file": "*.pt", "argument": "--resume {checkpoint}"},
+    )
+    with pytest.raises(TrainerError, match=r"trainer\.export"):
+        Offers(trainer).export(tmp_path, tmp_path)
+    (tmp_path / "command").mkdir()
+    for age, name in enumerate(("new.pt", "old.pt")):
+        (tmp_path / "command" / name).write_text(name)
+        os.utime(tmp_path / "command" / name, (1000 - age, 1000 - age))
+    assert Offers(trainer).export(tmp_path, tmp_path).name == "new.pt"

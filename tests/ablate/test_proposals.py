@@ -23,7 +23,7 @@ FACTORS: dict[str, list[Level] | Range] = {
 }
 TYPES = {"layers": SettingType(int, at_least=1, at_most=6)}
 CARRIED: Levels = {"crops.threshold": 500.0, "loss.matching": "hierarchical", "other": 1}
-CHEAP = ["tpe", "qmc", "random"]
+CHEAP = ["tpe", "qmc", "cmaes", "random"]
 
 
 def a_phase(
@@ -208,3 +208,46 @@ def test_rounded_points_stay_inside_their_range(low: float, width: float, seed: 
     phase = a_phase("random", {"a": Range(low=low, high=high)}, seed=seed)
     for point in Tuner(phase, {}, None, "maximize").propose([], 4):
         assert low <= point["a"] <= high  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("sampler", CHEAP)
+def test_more_points_go_on_where_fewer_ended(sampler: str) -> None:
+    assert run_all(None, a_phase(sampler, tune=16), 16)[:8] == run_all(None, a_phase(sampler, tune=8), 8)
+
+
+def test_a_grid_is_regular_reaches_the_ends_and_ends_itself() -> None:
+    factors: dict[str, list[Level] | Range] = {
+        "t": Range(low=-100, high=100),
+        "r": Range(low=0.01, high=1.0, log=True),
+        "n": Range(low=1, high=2),
+        "mode": ["x", "y"],
+    }
+    types = {"n": SettingType(int, at_least=1, at_most=2)}
+    phase = a_phase("grid", factors, tune=40)
+    points: list[Levels] = []
+    while new := Tuner(phase, {}, types, "maximize").propose([Told(p, 1.0, True) for p in points], 4):
+        points += new
+    assert len(points) == 36
+    assert sorted({float(p["t"]) for p in points}) == [-100.0, 0.0, 100.0]  # type: ignore[arg-type]
+    assert sorted({float(p["r"]) for p in points}) == pytest.approx([0.01, 0.1, 1.0])  # type: ignore[arg-type]
+    assert {p["n"] for p in points} == {1, 2}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "grid", "random"])
+def test_several_objectives_are_told_and_replayed(sampler: str) -> None:
+    factors: dict[str, list[Level] | Range] = {"a": Range(low=0, high=1), "b": Range(low=0, high=1)}
+    phase = a_phase(sampler, factors, tune=6).model_copy(
+        update={"design": Tune(tune=6, sampler=sampler, batch=2, also=[{"metric": "cost", "direction": "minimize"}])}  # type: ignore[arg-type, list-item]
+    )
+
+    def both(points: Sequence[Levels]) -> list[Told]:
+        return [Told(p, float(p["a"]), True, (float(p["b"]),)) for p in points]  # type: ignore[arg-type]
+
+    def through(tuner: Tuner | None) -> list[Levels]:
+        points: list[Levels] = []
+        while len(points) < 6 and (new := (tuner or Tuner(phase, {}, None, "maximize")).propose(both(points), 2)):
+            points += new
+        return points
+
+    assert len(through(None)) >= 4
+    assert through(None) == through(Tuner(phase, {}, None, "maximize"))

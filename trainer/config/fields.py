@@ -234,7 +234,7 @@ class Measure:
 class TrainerConfig:
     """Everything a trial of the built-in DINO-3D trainer depends on."""
 
-    preset: str = "phantom_cpu"
+    preset: str = _field("phantom_cpu", "Where the other settings start from.")
     seed: int = _field(0, "The replicate: initial weights, split rotation and all random streams.", at_least=0)
     expected_trial_s: float | None = _field(
         None, "Measured seconds of one trial, two at a time on 2 CPU cores; for planning only.", at_least=0.0

@@ -13,6 +13,7 @@ OFFERS = {
     "data_hash": "trainer.data:data_hash",
     "expected_seconds": "trainer.config:expected_seconds",
     "headlines": "trainer.config:headlines",
+    "export": "trainer.trained.export:backbone_file",
 }
 """What this trainer offers beside its schema, by name; a study may name others."""
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.checkpoint import trained
 from trainer.trained.arguments import parser
 from trainer.trained.backbone import export, load_backbone
+
+
+def backbone_file(request: Mapping[str, str]) -> str:
+    """Write the teacher's backbone of the run in `run` into `folder`; the file's name.
+
+    Raises:
+        CheckpointError: The run has no checkpoint of this trainer.
+    """
+    destination = Path(request["folder"]) / "backbone.safetensors"
+    export(trained(Path(request["run"])), destination)
+    return destination.name
 
 
 def main(arguments: Sequence[str]) -> int:

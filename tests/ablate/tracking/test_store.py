@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.parse
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from ablate.tracking import store
+from ablate.tracking import store, ui
 from ablate.tracking.base import TrackerDown
 
 
@@ -91,6 +94,37 @@ def test_a_lock_that_another_process_keeps_is_said_and_is_free_when_it_ends(tmp_
 
 
 def test_naming_the_store_imports_no_mlflow() -> None:
-    code = "import sys, ablate.tracking.mlflow as m; from pathlib import Path; m.ui_hint(Path('runs')); m.store_state(Path('runs'))"
+    code = "import sys, ablate.tracking.ui, ablate.tracking.mlflow, ablate.tracking.store as m; from pathlib import Path"
+    code += "; m.ui_hint(Path('runs')); m.store_state(Path('runs'))"
     code += "; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_port_that_is_taken_gives_way_to_a_free_one_and_every_study_has_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as made:
+        made.execute("CREATE TABLE experiments (experiment_id INTEGER, name TEXT, lifecycle_stage TEXT)")
+        made.execute("CREATE TABLE experiment_tags (experiment_id INTEGER, key TEXT, value TEXT)")
+        made.executemany(
+            "INSERT INTO experiments VALUES (?, ?, ?)", [(0, "Default", "active"), (1, "one", "active"), (2, "gone", "deleted")]
+        )
+        made.executemany("INSERT INTO experiment_tags VALUES (?, 'mlflow.sharedViewState.arms', '{}')", [(1,), (2,)])
+        made.commit()
+    started: list[list[str]] = []
+    monkeypatch.setattr(ui, "_become", lambda command, directory: started.append(command))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ui.serve(tmp_path, taken.getsockname()[1])
+        assert started[0][started[0].index("--port") + 1] != str(taken.getsockname()[1])
+    printed = capsys.readouterr().out
+    assert f"one: http://127.0.0.1:{started[0][started[0].index('--port') + 1]}/#/experiments/1/runs" in printed
+    assert "gone" not in printed
+    assert "Default" not in printed
+
+
+def test_the_address_of_a_servers_pages_has_no_user_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert store.ui_address(tmp_path) == "http://127.0.0.1:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:hunter2@mlflow.example.org:8443/base")
+    assert store.ui_address(tmp_path) == "https://mlflow.example.org:8443/base"

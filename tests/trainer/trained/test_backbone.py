@@ -17,7 +17,7 @@ from trainer.checkpoint import CheckpointError, read_tensors, trained, write_ten
 from trainer.data.window import normalise
 from trainer.model import build, embed
 from trainer.trained.backbone import export
-from trainer.trained.export import main
+from trainer.trained.export import backbone_file, main
 
 CPU = torch.device("cpu")
 
@@ -112,6 +112,12 @@ def test_files_that_are_no_backbone_say_what_to_do(tiny_run: Path, tmp_path: Pat
 def test_a_destination_of_another_kind_is_refused(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tiny_run), str(tmp_path / "b.pt")]) == 2
     assert "expected a file that ends in .safetensors. Name it b.safetensors." in capsys.readouterr().err
+
+
+def test_a_study_gets_the_teachers_backbone_of_a_run_as_a_file(tiny_run: Path, tmp_path: Path, images: np.ndarray) -> None:
+    name = backbone_file({"run": str(tiny_run), "folder": str(tmp_path)})
+    found, teacher = trainer.load_backbone(tmp_path / name), trainer.load_backbone(tiny_run)
+    assert torch.equal(found(torch.from_numpy(images)), teacher(torch.from_numpy(images)))
 
 
 def test_the_package_has_only_what_it_names() -> None:

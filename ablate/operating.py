@@ -1,0 +1,98 @@
+"""Where thresholds may stand, from the points of a tuning phase: the range, the point in its middle, and the Pareto front. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ablate.design import same
+from ablate.proposals import Tuner
+from ablate.stats.operating_range import Measured, OperatingRange, Threshold, operating_range
+from ablate.study import Level, Levels, Phase, Study, Tune
+from ablate.verdict import Point, best_point
+from ablate.words import counted, listed, number
+
+
+def operating(study: Study, phase: Phase, tuner: Tuner, points: Sequence[Point]) -> dict[str, Any]:
+    """The operating range of a tuning phase, as plain values, with the sentences that tell it.
+
+    Lists of levels are held at those of the best point, and only points that share them are looked at. Ranges that are not live are left
+    out.
+
+    Returns:
+        The fields of `stats.operating_range.OperatingRange`, and `held`, `thresholds`, `front`, `recommended_levels` (of the ranges, as a
+        person would write them; None: there is no range to recommend from).
+    """
+    best = best_point(study, points)
+    live = tuner.live_factors()
+    held: Levels = {path: best.levels[path] for path, factor in phase.factors.items() if isinstance(factor, list)} if best else {}
+    thresholds = [Threshold(path, factor.low, factor.high, factor.log) for path, factor in live.items()]
+    alike = [point for point in points if all(same(point.levels.get(path), level) for path, level in held.items())]
+    measured = [Measured(_numbers(point, list(live)), point.values, point.feasible, _why_not(point)) for point in alike]
+    found = operating_range(thresholds, measured, study.objective.smallest_effect, study.objective.sign) if thresholds else _none()
+    recommended = None if found.recommended is None else {path: tuner.written(path, value) for path, value in found.recommended.items()}
+    said = [*found.sentences]
+    if held:
+        shown = listed([f"{path}={level}" for path, level in held.items()])
+        said.insert(0, f"With {shown}, as at the best point ({counted(len(alike), 'point')} of {len(points)}).")
+    front = pareto_front(study, phase, points)
+    if isinstance(phase.design, Tune) and phase.design.also:
+        names = listed([study.objective.metric, *(goal.metric for goal in phase.design.also)])
+        said.append(f"No point is better in one of {names} and as good in the others than: {listed(front) or 'none is feasible'}.")
+    return {
+        **asdict(found),
+        "sentences": said,
+        "held": held,
+        "thresholds": [asdict(threshold) for threshold in thresholds],
+        "front": front,
+        "recommended_levels": recommended,
+    }
+
+
+def recommended(study: Study, found: Mapping[str, Any], points: Sequence[Point], ground: Levels) -> tuple[Levels | None, str]:
+    """The levels that meet the winner, and how they were chosen: the middle of the operating range, else the best point."""
+    best = best_point(study, points)
+    if found["recommended_levels"] is not None:
+        return {**ground, **found["held"], **found["recommended_levels"]}, "the middle of the operating range"
+    if best is not None:
+        return best.levels, f"the best point ({best.name}, {study.objective.metric} {number(best.objective)}); no operating range is known"
+    return None, "no point is feasible"
+
+
+def pareto_front(study: Study, phase: Phase, points: Sequence[Point]) -> list[str]:
+    """Names of the feasible points that no other feasible point beats: as good in every objective and better in one.
+
+    Empty without further objectives.
+    """
+    if not isinstance(phase.design, Tune) or not phase.design.also:
+        return []
+    signs = [study.objective.sign, *(goal.sign for goal in phase.design.also)]
+    rows = {}
+    for point in points:
+        values = [point.objective, *point.others]
+        if point.feasible and all(value is not None for value in values):
+            rows[point.name] = tuple(sign * value for sign, value in zip(signs, values, strict=True) if value is not None)
+
+    def beaten(row: tuple[float, ...]) -> bool:
+        return any(other != row and all(a >= b for a, b in zip(other, row, strict=True)) for other in rows.values())
+
+    return [name for name, row in rows.items() if not beaten(row)]
+
+
+def _numbers(point: Point, paths: Sequence[str]) -> dict[str, float]:
+    return {path: float(value) for path in paths if _is_number(value := point.levels.get(path)) and isinstance(value, int | float)}
+
+
+def _is_number(value: Level | None) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _why_not(point: Point) -> str:
+    broken = [guard.guard for guard in point.guards if not guard.holds]
+    return f"{listed(broken)} broken" if broken else "" if point.feasible else "a replicate gave no result"
+
+
+def _none() -> OperatingRange:
+    why = "No operating range: no range is live on top of what is carried."
+    return OperatingRange(None, None, None, (), 0.0, None, 0, (), (why,))
