@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 from collections.abc import Sequence
@@ -47,11 +48,14 @@ class Accounting:
         conf = self.at / "slurmdbd.conf"
         conf.write_text(DBD_CONF.format(at=self.at, host=host, port=self.port, dbd_port=self.dbd_port, password=password))
         conf.chmod(0o600)  # slurmdbd wants it so
-        data = self.at / "mysql"
+        data, scratch = self.at / "mysql", self.at / "mysql.tmp"
         data.mkdir()
+        scratch.mkdir()  # of its own: a MariaDB that starts clears away the temporary tables of others in a folder that they share
         make = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db", "--skip-name-resolve"]
         with (self.at / "mariadb-install.out").open("wb") as out:
-            subprocess.run([*make, "--auth-root-authentication-method=normal"], stdout=out, stderr=out, timeout=120, check=True)
+            environment = {**os.environ, "TMPDIR": str(scratch)}
+            make += [f"--tmpdir={scratch}", "--auth-root-authentication-method=normal"]
+            subprocess.run(make, env=environment, stdout=out, stderr=out, timeout=120, check=True)
         who = "'slurm'@'127.0.0.1'"
         statements = [
             "create database if not exists accounting;",
@@ -64,7 +68,7 @@ class Accounting:
 
     def database(self) -> Sequence[str]:
         """MariaDB's command: small, and as fast as a test may have it."""
-        places = {"datadir": "mysql", "socket": "mysql.socket", "pid-file": "mysql.pid", "init-file": "init.sql"}
+        places = {"datadir": "mysql", "socket": "mysql.socket", "pid-file": "mysql.pid", "init-file": "init.sql", "tmpdir": "mysql.tmp"}
         said = {"bind-address": "127.0.0.1", "port": self.port, "innodb-buffer-pool-size": "64M", "innodb-flush-log-at-trx-commit": 0}
         settings = [f"--{key}={value}" for key, value in said.items()] + [f"--{key}={self.at / file}" for key, file in places.items()]
         return ["mariadbd", "--no-defaults", "--user=root", "--skip-name-resolve", "--skip-log-bin", *settings]
