@@ -1,0 +1,276 @@
+"""The pages on the screen: what is shown follows the address, and keeps itself up to date."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash.exceptions import PreventUpdate
+
+from ablate.errors import AblateError
+from dashboards.live import address, asking, comparison, listing, overview, trial
+from dashboards.live.address import View
+from dashboards.live.parts import Page, ask, chip, labelled, link
+from dashboards.live.record import Record, Snapshot, mark_of
+
+EVERY_MS = 1000
+REMEMBERED = 64
+"""Views whose watched files are known."""
+
+INDEX = """<!doctype html>
+<html lang="en" data-study="{study}">
+<head>{%metas%}<title>{%title%}</title><link rel="icon" href="data:,"><link rel="stylesheet" href="/style.css">
+<script src="/live.js"></script>{%css%}</head>
+<body><p id="lost" role="alert">The dashboard's server does not answer. What is shown may be old.</p>
+{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
+</html>"""
+
+
+@dataclass
+class Screen:
+    """What every view of a study shows.
+
+    Args:
+        token: What a page must hold to ask for something.
+    """
+
+    record: Record
+    steering: asking.Steering
+    token: str
+    lock: Lock = field(default_factory=Lock)
+    """One view is made at a time: they share streams that grow."""
+    _watched: OrderedDict[str, Sequence[str]] = field(default_factory=OrderedDict)
+
+    def page(self, view: View) -> Page:
+        """A view as it stands now; what is wrong with the record is said on the page."""
+        with self.lock:
+            try:
+                made = self._page(view)
+            except AblateError as error:
+                made = Page("The record cannot be read", {"problem": html.P(str(error), role="alert")})
+            made = Page(made.heading, {"state": self._state(), **made.regions}, made.controls, made.watched)
+            self._watched[view.address] = made.watched
+            self._watched.move_to_end(view.address)
+            while len(self._watched) > REMEMBERED:
+                self._watched.popitem(last=False)
+            return made
+
+    def _page(self, view: View) -> Page:
+        now = self.record.snapshot()
+        if now is None:
+            return Page(
+                "Nothing is on record yet", {"said": html.P("The study begins. This page shows its first trial as soon as there is one.")}
+            )
+        match view.page:
+            case "overview":
+                return overview.page(self.record, now)
+            case "compare":
+                return comparison.page(self.record, view, now, more=self.steering.replicates is not None)
+            case "trials":
+                return listing.page(view, now)
+            case "trial":
+                found = trial.page(self.record, view, now)
+                if found is not None:
+                    return found
+        every = link("All trials", View(page="trials"))
+        return Page("There is no such page", {"said": html.P(["Nothing is at this address, or several trials begin so. ", every])})
+
+    def _state(self) -> Any:
+        try:
+            now = self.record.snapshot()
+            status = now.status if now is not None else self.record.status()
+        except AblateError:
+            return None
+        waiting = status["requests"]
+        asked = [html.Span(f"{waiting} request{'s' if waiting > 1 else ''} not taken up yet", className="soft")] if waiting else []
+        button = [ask("stop", "Stop the study…")] if status["state"] in ("running", "starting") else []
+        return html.Div([chip(status["state"]), html.Span(status["said"], className="soft"), *asked, *button], className="state")
+
+    def stamp(self, view: View) -> str:
+        """Another one when something that the view shows has changed."""
+        marks = []
+        try:
+            now = self.record.snapshot()
+        except AblateError as error:
+            return str(error)
+        if now is not None:
+            marks = [mark_of(now.files(signature)) for signature in self._watched.get(view.address, [])]
+        return hashlib.sha256("|".join([view.address, self.record.stamp, *marks]).encode()).hexdigest()[:16]
+
+    def drawn(self, view: View, what: str) -> list[str]:
+        """The arms or metrics that a view shows, picked or not."""
+        try:
+            now = self.record.snapshot()
+        except AblateError:
+            now = None
+        if now is None:
+            return list(view.arms if what == "arms" else view.metrics)
+        with self.lock:
+            if what == "arms":
+                return [str(key) for key in comparison.chosen_arms(view, now)]
+            return trial.drawn(self.record, view, now) if view.page == "trial" else comparison.drawn(self.record, view, now)
+
+    def place(self, signature: str) -> str:
+        """A trial in words."""
+        try:
+            now: Snapshot | None = self.record.snapshot()
+        except AblateError:
+            now = None
+        return listing.place(now, signature) if now is not None else signature[:8]
+
+
+def build(screen: Screen) -> Dash:
+    """The application; `guarded` must stand before it."""
+    study = screen.record.name
+    app = Dash(
+        __name__,
+        title=f"{study} · ablate",
+        update_title="",
+        serve_locally=True,
+        include_assets_files=False,
+        suppress_callback_exceptions=True,
+        index_string=INDEX.replace("{study}", study),
+        meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
+        add_log_handler=False,
+        enable_mcp=False,
+    )
+    app.layout = _frame(study, screen.token)
+    _follow(app, screen)
+    _choose(app, screen)
+    _ask(app, screen)
+    return app
+
+
+def _frame(study: str, token: str) -> Any:
+    ways = {"Overview": View(), "Compare arms": View(page="compare"), "Trials": View(page="trials")}
+    ways["Failed"] = View(page="trials", state="failed")
+    return html.Div(
+        [
+            html.A("Skip to the content", href="#main", className="skip"),
+            html.Header(
+                [
+                    html.P(["ablate · study ", html.Strong(study)], className="over"),
+                    html.Nav([link(words, view) for words, view in ways.items()], **labelled("Pages")),
+                    html.Div(id={"region": "state"}),
+                ]
+            ),
+            html.P(id="said", role="status", className="said"),
+            html.Main(id="main", tabIndex=-1),
+            dcc.Location(id="url", refresh="callback-nav"),
+            dcc.Interval(id="tick", interval=EVERY_MS),
+            dcc.Store(id="seen", data={}),
+            dcc.Store(id="asked"),
+            dcc.Store(id="token", data=token),
+            dcc.ConfirmDialog(id="confirm", message=""),
+        ],
+        className="live",
+    )
+
+
+def _follow(app: Dash, screen: Screen) -> None:
+    @app.callback(Output("main", "children"), Output("seen", "data"), Input("url", "pathname"), Input("url", "search"))
+    def show(pathname: str | None, search: str | None) -> tuple[Any, Any]:
+        view = address.read(pathname, search)
+        made = screen.page(view)
+        regions = [html.Section(content, id={"region": name}) for name, content in made.regions.items() if name != "state"]
+        seen = {
+            "stamp": screen.stamp(view),
+            "regions": {name: digest(content) for name, content in made.regions.items() if name != "state"},
+        }
+        return [html.H1(made.heading), made.controls, *regions], seen
+
+    @app.callback(
+        Output({"region": ALL}, "children"),
+        Output("seen", "data", allow_duplicate=True),
+        Input("tick", "n_intervals"),
+        Input("seen", "data"),
+        State("url", "pathname"),
+        State("url", "search"),
+        prevent_initial_call=True,
+    )
+    def follow(_: int, seen: dict[str, Any], pathname: str | None, search: str | None) -> tuple[list[Any], Any]:
+        view = address.read(pathname, search)
+        stamp = screen.stamp(view)
+        names = [output["id"]["region"] for output in ctx.outputs_list[0]]
+        known = seen.get("regions", {})
+        if seen.get("stamp") == stamp and all(name in known for name in names):
+            raise PreventUpdate
+        made = screen.page(view).regions
+        digests = {name: digest(content) for name, content in made.items()}
+        changed = [made.get(name) if known.get(name) != digests.get(name) else no_update for name in names]
+        return changed, {"stamp": stamp, "regions": digests}
+
+
+def digest(content: Any) -> str:
+    """Equal for equal content."""
+    text = json.dumps(content, default=lambda component: component.to_plotly_json(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _choose(app: Dash, screen: Screen) -> None:
+    @app.callback(
+        Output("url", "search", allow_duplicate=True),
+        Input({"search": ALL}, "value"),
+        Input({"toggle": ALL, "of": ALL}, "n_clicks"),
+        State("url", "pathname"),
+        State("url", "search"),
+        prevent_initial_call=True,
+    )
+    def choose(sought: list[str | None], _: list[int], pathname: str | None, search: str | None) -> str:
+        view = address.read(pathname, search)
+        chosen, pressed = view, ctx.triggered_id
+        if isinstance(pressed, dict) and "search" in pressed and sought and (sought[0] or "") != view.search:
+            chosen = view.but(search=sought[0] or "")
+        elif isinstance(pressed, dict) and "toggle" in pressed and ctx.triggered[0]["value"]:
+            chosen = toggled(view, pressed["toggle"], pressed["of"], screen.drawn(view, pressed["toggle"]))
+        if chosen == view:
+            raise PreventUpdate
+        _path, question, query = chosen.address.partition("?")
+        return question + query
+
+
+def toggled(view: View, what: str, pressed: str, drawn: Sequence[str]) -> View:
+    """The view with an arm or a metric more, or with one less.
+
+    Args:
+        what: `arms` or `metrics`.
+        drawn: Those that are shown now, picked or chosen for the user.
+    """
+    after = tuple(one for one in drawn if one != pressed) if pressed in drawn else (*drawn, pressed)
+    return view.but(part=view.part, **{"arms" if what == "arms" else "metrics": after})
+
+
+def _ask(app: Dash, screen: Screen) -> None:
+    @app.callback(
+        Output("confirm", "displayed"),
+        Output("confirm", "message"),
+        Output("asked", "data"),
+        Input({"ask": ALL, "of": ALL}, "n_clicks"),
+        prevent_initial_call=True,
+    )
+    def confirm(_: list[int | None]) -> tuple[bool, str, Any]:
+        found = asking.asked(ctx.triggered_id)
+        if found is None or not ctx.triggered or not ctx.triggered[0]["value"]:
+            raise PreventUpdate
+        return True, found.question(screen.record.name, screen.place(found.of)), dict(ctx.triggered_id)
+
+    @app.callback(
+        Output("said", "children"),
+        Input("confirm", "submit_n_clicks"),
+        State("asked", "data"),
+        State("token", "data"),
+        prevent_initial_call=True,
+    )
+    def perform(submitted: int | None, button: Any, token: Any) -> str:
+        found = asking.asked(button)
+        if not submitted or found is None:
+            raise PreventUpdate
+        if not asking.same_token(token, screen.token):
+            return "This page is of an earlier dashboard. Load it anew, then ask again."
+        return found.perform(screen.steering)
