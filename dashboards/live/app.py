@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -46,6 +46,13 @@ class Screen:
     lock: Lock = field(default_factory=Lock)
     """One view is made at a time: they share streams that grow."""
     _watched: OrderedDict[str, Sequence[str]] = field(default_factory=OrderedDict)
+
+    def look(self, view: View) -> tuple[str, Page]:
+        """A view as it stands now, with the stamp that it had before: what changes meanwhile is seen at the next look."""
+        self._watched.setdefault(view.address, ())
+        before = self.stamp(view)
+        made = self.page(view)
+        return (before if not made.watched else self.stamp(view)), made
 
     def page(self, view: View) -> Page:
         """A view as it stands now; what is wrong with the record is said on the page."""
@@ -174,43 +181,77 @@ def _frame(study: str, token: str) -> Any:
 
 
 def _follow(app: Dash, screen: Screen) -> None:
-    @app.callback(Output("main", "children"), Output("seen", "data"), Input("url", "pathname"), Input("url", "search"))
+    """Another page is drawn as a whole; on the same page only what has changed.
+
+    Whatever is drawn as a whole loses its zoom and the keyboard's place, so figures and texts that grow are handed over by themselves.
+    """
+
+    @app.callback(Output("main", "children"), Output("seen", "data"), Input("url", "pathname"), State("url", "search"))
     def show(pathname: str | None, search: str | None) -> tuple[Any, Any]:
         view = address.read(pathname, search)
-        made = screen.page(view)
-        regions = [html.Section(content, id={"region": name}) for name, content in made.regions.items() if name != "state"]
-        seen = {
-            "stamp": screen.stamp(view),
-            "regions": {name: digest(content) for name, content in made.regions.items() if name != "state"},
-        }
-        return [html.H1(made.heading), made.controls, *regions], seen
+        stamp, made = screen.look(view)
+        sections = [html.Section(content, id={"region": name}) for name, content in made.regions.items() if name != "state"]
+        found = {name: Drawn(content) for name, content in made.regions.items() if name != "state"}
+        return [html.H1(made.heading, id="heading"), made.controls, *sections], seen_as(stamp, found)
 
     @app.callback(
         Output({"region": ALL}, "children"),
+        Output({"graph": ALL}, "figure"),
+        Output({"text": ALL}, "children"),
         Output("seen", "data", allow_duplicate=True),
         Input("tick", "n_intervals"),
-        Input("seen", "data"),
+        Input("url", "search"),
+        State("seen", "data"),
         State("url", "pathname"),
-        State("url", "search"),
         prevent_initial_call=True,
     )
-    def follow(_: int, seen: dict[str, Any], pathname: str | None, search: str | None) -> tuple[list[Any], Any]:
+    def follow(_: int, search: str | None, seen: dict[str, Any], pathname: str | None) -> tuple[Any, ...]:
         view = address.read(pathname, search)
-        stamp = screen.stamp(view)
-        names = [output["id"]["region"] for output in ctx.outputs_list[0]]
-        known = seen.get("regions", {})
-        if seen.get("stamp") == stamp and all(name in known for name in names):
+        names, graphs, texts = ([str(next(iter(output["id"].values()))) for output in found] for found in ctx.outputs_list[:3])
+        known, leaves = seen.get("regions", {}), seen.get("leaves", {})
+        if seen.get("stamp") == screen.stamp(view) and all(name in known for name in names):
             raise PreventUpdate
-        made = screen.page(view).regions
-        digests = {name: digest(content) for name, content in made.items()}
-        changed = [made.get(name) if known.get(name) != digests.get(name) else no_update for name in names]
-        return changed, {"stamp": stamp, "regions": digests}
+        stamp, made = screen.look(view)
+        found = {name: Drawn(content) for name, content in made.regions.items()}
+        whole = {name for name in names if name not in found or known.get(name) != found[name].frame}
+        grown = {leaf: value for name, drawn in found.items() if name not in whole for leaf, value in drawn.leaves.items()}
+
+        def changed(kind: str, keys: Sequence[str]) -> list[Any]:
+            ids = [f"{kind} {key}" for key in keys]
+            return [grown[leaf] if leaf in grown and leaves.get(leaf) != digest(grown[leaf]) else no_update for leaf in ids]
+
+        regions = [made.regions.get(name) if name in whole else no_update for name in names]
+        return regions, changed("graph", graphs), changed("text", texts), seen_as(stamp, found)
 
 
-def digest(content: Any) -> str:
+class Drawn:
+    """A region taken apart: what grows in it by itself, and the frame around it."""
+
+    def __init__(self, content: Any) -> None:
+        self.leaves: dict[str, Any] = {}
+        """`graph KEY` to its figure, `text KEY` to its words."""
+        self.frame = digest(content, self._part)
+        """Another one when anything else has changed."""
+
+    def _part(self, component: Any) -> Any:
+        part = component.to_plotly_json()
+        of = part["props"].get("id")
+        for kind, prop in (("graph", "figure"), ("text", "children")):
+            if isinstance(of, dict) and kind in of:
+                self.leaves[f"{kind} {of[kind]}"] = part["props"][prop]
+                part = {**part, "props": {key: value for key, value in part["props"].items() if key != prop}}
+        return part
+
+
+def seen_as(stamp: str, found: Mapping[str, Drawn]) -> dict[str, Any]:
+    """What the page knows of what it shows."""
+    leaves = {leaf: digest(value) for drawn in found.values() for leaf, value in drawn.leaves.items()}
+    return {"stamp": stamp, "regions": {name: drawn.frame for name, drawn in found.items()}, "leaves": leaves}
+
+
+def digest(content: Any, part: Callable[[Any], Any] = lambda component: component.to_plotly_json()) -> str:
     """Equal for equal content."""
-    text = json.dumps(content, default=lambda component: component.to_plotly_json(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(content, default=part, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _choose(app: Dash, screen: Screen) -> None:

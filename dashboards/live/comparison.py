@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dash import html
@@ -15,7 +15,7 @@ from dashboards.live.address import View
 from dashboards.live.drawing import comparison, graph, swatch
 from dashboards.live.listing import choice, search_box
 from dashboards.live.overview import best_first
-from dashboards.live.parts import Page, ask, chip, labelled, level, link, metric_picker, pages, table, toggle
+from dashboards.live.parts import Page, ask, broken, chip, labelled, level, link, metric_picker, pages, table, toggle
 from dashboards.live.record import ArmKey, Record, Snapshot
 from dashboards.live.streams import Series, names, spread
 from dashboards.palette import Line
@@ -46,14 +46,15 @@ def page(record: Record, view: View, now: Snapshot, *, more: bool) -> Page:
     found = names([record.stream(now.files(signature)) for signature in watched])
     metrics = chosen_metrics(view, now, found, keys)
     regions = {
+        "choice": _phases(view, now, phase),
         "arms": _picker(view, now, phase, keys),
         "picked": [html.H2("Side by side"), _table(now, drawn, more=more)],
         "metrics": metric_picker(metrics, _offered(now, found, keys)),
+        "legend": _legend(drawn),
         "curves": _curves(record, now, drawn, metrics),
     }
     running = [signature for signature in watched if now.records[signature].state is TrialState.RUNNING]
-    controls = html.Div([_phases(view, now, phase), search_box(view, "Arm's name contains")], className="controls")
-    return Page("Compare arms", regions, controls, running)
+    return Page("Compare arms", regions, search_box(view, "Arm's name contains"), running)
 
 
 def chosen_phase(view: View, now: Snapshot) -> str:
@@ -62,7 +63,7 @@ def chosen_phase(view: View, now: Snapshot) -> str:
 
 
 def chosen_arms(view: View, now: Snapshot) -> list[ArmKey]:
-    """The picked arms that there are; where none is picked, the phase's baseline and the best so far."""
+    """The picked arms that there are; where none is picked, the phase's baseline with its best arms, or its first ones while it runs."""
     known = {str(key): key for key in now.of_arm}
     picked = [known[arm] for arm in view.arms if arm in known][:MOST_ARMS]
     if picked or view.arms:
@@ -70,7 +71,8 @@ def chosen_arms(view: View, now: Snapshot) -> list[ArmKey]:
     phase = chosen_phase(view, now)
     baseline = [key for key in now.of_arm if key == ArmKey(phase, BASELINE)]
     rivals = [key for key in now.of_arm if key.phase == phase and key.name != BASELINE]
-    return (baseline + best_first(now, rivals))[:PICKED]
+    # While a phase runs its order stands, so that nothing that is looked at goes away.
+    return (baseline + (best_first(now, rivals) if phase in now.conclusions else rivals))[:PICKED]
 
 
 def chosen_metrics(view: View, now: Snapshot, streamed: Sequence[str], keys: Sequence[ArmKey]) -> list[str]:
@@ -125,8 +127,13 @@ def _picker(view: View, now: Snapshot, phase: str, keys: Sequence[ArmKey]) -> An
         buttons.append(toggle("arms", str(key), label, on=key in picked))
     label = f"Arms of {phase}, each with its mean {objective.metric}: press to show or hide"
     group = html.Div(buttons, className="toggles", role="group", **labelled(label))
-    first = link("Choose for me: the baseline and the best so far", view.but(arms=()))
+    first = link("Choose for me: the baseline and the best", view.but(arms=()))
     return [html.P(label, className="soft"), group, ways, html.P(first, className="soft") if view.arms else None]
+
+
+def called(key: ArmKey, beside: Iterable[ArmKey]) -> str:
+    """An arm's name among others: with its phase where they are of several."""
+    return key.name if all(other.phase == key.phase for other in beside) else str(key)
 
 
 def _table(now: Snapshot, drawn: Mapping[ArmKey, Line], *, more: bool) -> Any:
@@ -140,11 +147,11 @@ def _table(now: Snapshot, drawn: Mapping[ArmKey, Line], *, more: bool) -> Any:
         values, verdict = now.finals(key, metric), now.verdict(key)
         effect = verdict.effect if verdict is not None else None
         said = "" if effect is None else f"{number(effect.mean, signed=True)}{between(effect.low, effect.high)}"
-        state = chip(verdict.verdict) if verdict is not None else "not decided"
+        state = chip(verdict.verdict) if verdict is not None else "tuning point" if key.phase in now.conclusions else "not decided"
         counts = now.counted(list(now.of_arm[key].values()))
         done = f"{counts['done']} of {sum(counts.values())}" + (f", {counts['failed']} failed" if counts["failed"] else "")
         mean = "" if not values else f"{number(sum(values) / len(values))} ({number(min(values))} to {number(max(values))})"
-        name = [swatch(line), link(str(key), View(page="trials", phase=key.phase, search=f"/{key.name}/"))]
+        name = [swatch(line), link(called(key, drawn), View(page="trials", phase=key.phase, search=f"/{key.name}/"))]
         cells: list[Any] = [name, state, done, mean, said]
         cells += [level(levels[key][path]) if path in levels[key] else "" for path in differing]
         rows.append(cells + ([ask("replicates", "More replicates…", str(key))] if more else []))
@@ -160,6 +167,11 @@ def _table(now: Snapshot, drawn: Mapping[ArmKey, Line], *, more: bool) -> Any:
     return table("Picked arms", head, rows, numbers=[2, 3, 4], empty="No arm is picked. Press some above.")
 
 
+def _legend(drawn: Mapping[ArmKey, Line]) -> list[Any]:
+    entries = [html.Li([swatch(line), called(key, drawn)]) for key, line in drawn.items()]
+    return [html.H2("Curves"), html.Ul(entries, className="lines")]
+
+
 def _curves(record: Record, now: Snapshot, drawn: Mapping[ArmKey, Line], metrics: Sequence[str]) -> Any:
     if not drawn or not metrics:
         return html.P("There is nothing to draw yet: no picked arm has reported.", className="soft")
@@ -170,14 +182,11 @@ def _curves(record: Record, now: Snapshot, drawn: Mapping[ArmKey, Line], metrics
     cards = []
     for metric in metrics:
         arms = {
-            str(key): (line, spread([one for found in series[key] if (one := found[metric]) is not None])) for key, line in drawn.items()
+            called(key, drawn): (line, spread([one for found in series[key] if (one := found[metric]) is not None]))
+            for key, line in drawn.items()
         }
-        finals = {str(key): now.finals(key, metric) for key in drawn}
-        ends = [f"{name} {number(found.mean[-1])}" for name, (_, found) in arms.items() if found is not None]
-        ends = ends or [f"{name} {number(sum(values) / len(values))}" for name, values in finals.items() if values]
-        described = f"{metric} of {len(drawn)} arms. Latest mean: {'; '.join(ends) or 'none yet'}"
-        plot = graph(comparison(metric, arms, finals), key=f"compare {metric}", described=described)
-        cards.append(html.Div([html.H3(metric), plot], className="card", key=metric))
-    legend = html.Ul([html.Li([swatch(line), str(key)]) for key, line in drawn.items()], className="lines")
+        finals = {called(key, drawn): now.finals(key, metric) for key in drawn}
+        plot = graph(comparison(metric, arms, finals), key=f"compare {metric}", described=f"{metric} over steps, an arm a line")
+        cards.append(html.Div([html.H3(broken(metric)), plot], className="card", key=metric))
     said = "Line: mean over replicates that have reported. Band: from the least to the greatest. Double click: the whole again."
-    return [html.H2("Curves"), legend, html.Div(cards, className="grid"), html.P(said, className="soft")]
+    return [html.Div(cards, className="grid"), html.P(said, className="soft")]

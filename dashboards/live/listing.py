@@ -18,25 +18,20 @@ def page(view: View, now: Snapshot) -> Page:
     """The trials that fit a view."""
     rows = [(record, uses) for record, uses in _fitting(view, now)]
     shown, ways = pages(view, len(rows), "trial")
-    heading = f"Trials: {view.state}" if view.state else "Trials"
     failed = [record for record, _ in rows if record.state is TrialState.FAILED]
     buttons = [ask("retry_failed", "Retry all failed trials…")] if failed else []
-    return Page(heading, {"buttons": buttons, "trials": [ways, _table(now, rows[shown])]}, controls(view, now))
+    regions = {"choice": _choices(view, now), "buttons": buttons, "trials": [ways, _table(now, rows[shown])]}
+    return Page("Trials", regions, search_box(view, "Arm, cause or message contains"))
 
 
-def controls(view: View, now: Snapshot) -> Any:
+def _choices(view: View, now: Snapshot) -> Any:
     """What narrows the list."""
     counts = now.status["trials"]
     states = [("all", "", sum(counts.values())), *((state.value, state.value, counts[state.value]) for state in TrialState)]
     phases = list(dict.fromkeys(use.phase for use in now.uses))
-    return html.Div(
-        [
-            choice("State", [(f"{words} ({count})", view.but(state=state), state == view.state) for words, state, count in states]),
-            choice("Phase", [(name or "all", view.but(phase=name), name == view.phase) for name in ["", *phases]]),
-            search_box(view, "Arm, cause or message contains"),
-        ],
-        className="controls",
-    )
+    by_state = [(f"{words} ({count})", view.but(state=state), state == view.state) for words, state, count in states]
+    by_phase = [(name or "all", view.but(phase=name), name == view.phase) for name in ["", *phases]]
+    return html.Div([choice("State", by_state), choice("Phase", by_phase)], className="controls")
 
 
 def choice(label: str, ways: list[tuple[str, View, bool]]) -> Any:

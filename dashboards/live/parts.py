@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ class Page:
     regions: Mapping[str, Any]
     """Name to content, each drawn again only when it has changed."""
     controls: Any = None
-    """Above the regions: what is chosen, drawn again only with another address."""
+    """Above the regions: what is chosen, drawn again only with another page."""
     watched: Sequence[str] = field(default_factory=tuple)
     """Signatures of trials whose growing files are shown."""
 
@@ -34,6 +35,12 @@ class Page:
 def labelled(words: str) -> dict[str, Any]:
     """The name of a part for those who do not see it."""
     return {"aria-label": words}
+
+
+def broken(name: str) -> list[Any]:
+    """A long name that may go on in the next line behind each of its parts."""
+    pieces = re.findall(r"[^/._,]*[/._,]?", name)
+    return [part for piece in pieces if piece for part in (piece, html.Wbr())][:-1]
 
 
 def link(words: Any, view: View, **more: Any) -> Any:
@@ -60,7 +67,7 @@ def table(label: str, head: Sequence[str], rows: Sequence[Sequence[Any]], *, num
     def kind(column: int) -> str:
         return "number" if column in numbers else "name" if column == 0 else ""
 
-    top = html.Tr([html.Th(word, scope="col", className=kind(column)) for column, word in enumerate(head)])
+    top = html.Tr([html.Th(broken(word), scope="col", className=kind(column)) for column, word in enumerate(head)])
     body = [html.Tr([html.Td(cell, className=kind(column)) for column, cell in enumerate(row)]) for row in rows]
     inner = html.Table([html.Thead(top), html.Tbody(body)])
     return html.Div(inner, className="scroll", tabIndex=0, role="region", **labelled(label))

@@ -7,7 +7,7 @@ import math
 import os
 from array import array
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -161,8 +161,3 @@ def _short(values: np.ndarray) -> list[float]:
 def names(streams: Sequence[Stream]) -> list[str]:
     """All metrics that any of them has, by name."""
     return sorted({metric for stream in streams for metric in stream.values})
-
-
-def latest(stream: Stream) -> Mapping[str, float]:
-    """The last value of every metric."""
-    return {metric: values[-1] for metric, (_, values) in sorted(stream.values.items())}

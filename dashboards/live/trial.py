@@ -16,9 +16,9 @@ from ablate.trial import AttemptFiles, TrialState
 from ablate.words import counted, number
 from dashboards.live.address import View
 from dashboards.live.drawing import graph, single
-from dashboards.live.parts import Page, ago, ask, chip, labelled, level, link, metric_picker, table
+from dashboards.live.parts import Page, ago, ask, broken, chip, labelled, level, link, metric_picker, table
 from dashboards.live.record import ArmKey, Record, Snapshot, log_tail
-from dashboards.live.streams import latest, names, thinned
+from dashboards.live.streams import names, thinned
 
 DRAWN_METRICS = 6
 """Metrics that are drawn where none is picked."""
@@ -122,7 +122,7 @@ def _settings(now: Snapshot, signature: str) -> Any:
         other = dict(reference.levels) if reference is not None else {}
     absent = object()
     rows = [
-        [path, *("not set" if values.get(path, absent) is absent else level(values[path]) for values in (other, own))]
+        [html.Span(broken(path)), *("not set" if values.get(path, absent) is absent else level(values[path]) for values in (other, own))]
         for path in sorted(own.keys() | other.keys())
         if own.get(path, absent) != other.get(path, absent)
     ]
@@ -133,12 +133,12 @@ def _curves(record: Record, files: AttemptFiles | None, drawn: Sequence[str]) ->
     stream = record.stream(files)
     if not drawn:
         return html.P("It has not reported anything yet.", className="soft")
-    last, cards = latest(stream), []
+    cards = []
     for metric in drawn:
         series = stream.series(metric)
-        described = f"{metric} of this trial over steps; latest {number(last.get(metric))}"
-        plot = graph(single(metric, None if series is None else thinned(series)), key=f"trial {metric}", described=described)
-        cards.append(html.Div([html.H3(metric), plot], className="card", key=metric))
+        figure = single(metric, None if series is None else thinned(series))
+        plot = graph(figure, key=f"trial {metric}", described=f"{metric} of this trial over steps")
+        cards.append(html.Div([html.H3(broken(metric)), plot], className="card", key=metric))
     return html.Div(cards, className="grid")
 
 
@@ -180,7 +180,7 @@ def _log(files: AttemptFiles | None) -> Any:
     text = None if files is None else log_tail(files)
     if text is None:
         return html.P("Nothing was printed. With executor=inline it goes to the run's own output.", className="soft")
-    return html.Pre(text or "(empty)", tabIndex=0, className="log", **labelled("The end of the log"))
+    return html.Pre(text or "(empty)", id={"text": "log"}, tabIndex=0, className="log", **labelled("The end of the log"))
 
 
 def _attempts(record: Record, signature: str) -> Any:
