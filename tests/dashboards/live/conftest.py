@@ -15,7 +15,8 @@ import pytest
 
 from dashboards.live.record import Record
 
-sys.path[:0] = [str(Path(__file__).parents[2] / "ablate" / "cli"), str(Path(__file__).parents[2] / "contracts")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "ablate" / "cli"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "contracts"))
 
 from toyplace import Toyplace
 
