@@ -49,8 +49,8 @@ def _tiles(now: Snapshot) -> Any:
     if left is not None:
         tiles.append(tile("Remaining, at most", f"about {ago(left[0])}", left[1]))
     else:
-        ended = now.status["state"] == "done"
-        tiles.append(tile("Remaining", "nothing" if ended else "not known", now.status["said"] if not ended else "the study is done"))
+        why = {"done": "the study is done", "running": "no trial has ended yet"}.get(now.status["state"], "nothing runs")
+        tiles.append(tile("Remaining", "nothing" if now.status["state"] == "done" else "not known", why))
     tiles.append(_latest_answer(now))
     return html.Div(tiles, className="grid four")
 

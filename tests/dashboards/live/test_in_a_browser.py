@@ -34,7 +34,7 @@ def test_it_follows_a_running_study_and_stops_it(place: Toyplace, dashboard: Cal
 
     page.goto(address)
     page.get_by_role("heading", name="Do more steps add up to more?").wait_for()
-    page.get_by_text("running (process").wait_for()
+    page.get_by_text("running (process").first.wait_for()
     page.evaluate("() => { window.kept = true; window.scrollTo(0, 200); }")
     before = page.locator(".tile .big").first.inner_text()
     page.wait_for_function("was => document.querySelector('.tile .big').innerText !== was", arg=before)
