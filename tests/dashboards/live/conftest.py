@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -93,21 +92,15 @@ def browse(chromium: Any) -> Iterator[Callable[..., Browser]]:
 
 
 @pytest.fixture
-def dashboard() -> Iterator[Callable[..., str]]:
-    """Starts `ablate dashboard` in a place and gives its address: `dashboard(place, "toy")`."""
-    started: list[subprocess.Popen[str]] = []
+def dashboard() -> Callable[[Toyplace, str], str]:
+    """Starts `ablate dashboard` in a place, which ends it, and gives its address: `dashboard(place, "toy")`."""
 
     def start(place: Toyplace, study: str) -> str:
         process = place.start("dashboard", study, "--no-browser")
-        started.append(process)
         assert process.stdout is not None
         line = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+/", line)
         assert found is not None, line + process.stdout.read()
         return found.group()
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    return start

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import Any
 
 import pytest
 from toyplace import Toyplace
 
+from ablate.cli.status import status_of
 from ablate.execution.lock import holder
+from ablate.results import Results
+from dashboards.live.asking import Steering
+from dashboards.live.serve import listen
 
 pytestmark = pytest.mark.slow
 
@@ -118,3 +123,93 @@ def test_ctrl_c_ends_the_dashboard_and_leaves_the_study(place: Toyplace, dashboa
     assert server.returncode == 0, output
     assert "Traceback" not in output
     assert holder(place.runs, "toy") is not None
+
+
+@pytest.fixture(scope="module")
+def address(results: Results) -> Iterator[str]:
+    """The dashboard of a study that is done, in this process."""
+    status = lambda: status_of(results.root, "planted").model_dump(mode="json")  # noqa: E731
+    server = listen(results.root, "planted", Steering(status, str, lambda *_: ""), 0)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+PAGES = ["/", "/compare?phase=flags", "/trials", "/trials?state=failed", "/nowhere"]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_page_fits_a_phone_in_light_and_dark(address: str, browse: Callable[..., Any], dark: bool) -> None:
+    seen = browse(width=375, height=700, dark=dark)
+    for path in PAGES:
+        seen.page.goto(address + path)
+        seen.page.locator("h1").wait_for()
+        if "compare" in path:
+            seen.page.locator(".js-plotly-plot").first.wait_for()
+        assert seen.page.evaluate("() => document.documentElement.scrollWidth") <= 375, path
+        assert seen.faults() == [], path
+    assert seen.problems == []
+
+
+def test_it_is_used_by_keyboard_alone(address: str, browse: Callable[..., Any]) -> None:
+    seen = browse()
+    page = seen.page
+
+    def to(name: str) -> None:
+        """Tab until something of that name has the keyboard."""
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if name in page.evaluate("() => document.activeElement.textContent"):
+                return
+        raise AssertionError(f"{name} is not to be reached")
+
+    page.goto(address)
+    page.locator("h1").wait_for()
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.textContent") == "Skip to the content"
+    to("Compare arms")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Compare arms").wait_for()
+    to("tuned (")
+    before = page.locator("button[aria-pressed=true]").count()
+    page.keyboard.press("Space")
+    page.wait_for_function("was => document.querySelectorAll('button[aria-pressed=true]').length === was + 1", arg=before)
+    page.wait_for_function("() => document.activeElement.textContent.includes('tuned (')")
+    to("Metrics: ")
+    page.keyboard.press("Enter")
+    to("loop/updates_applied")
+    page.keyboard.press("Space")
+    page.get_by_role("heading", name="loop/updates_applied").wait_for()
+    page.wait_for_function("() => document.querySelector('details').open")
+    assert seen.problems == []
+
+
+def test_a_search_narrows_the_list_while_one_types(address: str, browse: Callable[..., Any]) -> None:
+    seen = browse()
+    page = seen.page
+    page.goto(f"{address}/trials")
+    page.locator("input[type=search]").fill("foreground_only")
+    page.get_by_text("loss is NaN at step 12").wait_for()
+    page.wait_for_function("() => location.search === '?search=foreground_only'")
+    assert page.evaluate("() => document.activeElement.tagName") == "INPUT"
+    page.go_back()
+    page.goto(f"{address}/trials?search=nothing%20such")
+    page.get_by_text("No trial fits.").wait_for()
+    assert page.locator("input[type=search]").input_value() == "nothing such"
+    assert seen.problems == []
+
+
+def test_a_server_that_is_gone_is_said(place: Toyplace, dashboard: Callable[..., str], browse: Callable[..., Any]) -> None:
+    place.write()
+    place.ablate("run", "toy.yaml", "--no-mlflow", "executor=inline")
+    seen = browse()
+    seen.page.goto(dashboard(place, "toy"))
+    seen.page.locator("h1").wait_for()
+    assert not seen.page.locator("#lost").is_visible()
+    server = place.started[-1]
+    server.kill()
+    server.communicate()
+    seen.page.locator("#lost").wait_for(state="visible")
