@@ -12,7 +12,7 @@ from ablate.trial import TrialState
 from ablate.words import counted, listed, number
 from dashboards.live.address import View
 from dashboards.live.listing import place, trial_view
-from dashboards.live.parts import Page, ago, ask, bar, chip, link, table, tile
+from dashboards.live.parts import Page, ago, ask, bar, broken, chip, link, table, tile
 from dashboards.live.record import ArmKey, Record, Snapshot
 
 NEXT = 8
@@ -38,7 +38,14 @@ def _tiles(now: Snapshot) -> Any:
     known = sum(counts.values())
     planned = f" of at most {now.trials_at_most}" if now.trials_at_most and now.trials_at_most > known else f" of {known}"
     note = f"{counts['running']} running, {counts['queued']} queued, {counts['failed']} failed"
-    tiles = [tile("Trials done", f"{counts['done']}{planned}", note, bar(dict(counts), "Trials by state"))]
+    tiles = [
+        tile(
+            "Trials done",
+            f"{counts['done']}{planned}",
+            note,
+            bar(counts | {"to come": max(0, (now.trials_at_most or 0) - known)}, "Trials by state"),
+        )
+    ]
     bounds = [
         f"{used['trials']}{_of(budget['trials'])} trials started",
         *([f"{used['gpu_hours']:.2f}{_of(budget['gpu_hours'])} GPU-hours"] if budget["gpu_hours"] or used["gpu_hours"] else []),
@@ -64,7 +71,7 @@ def _latest_answer(now: Snapshot) -> Any:
     phase = next((name for name in reversed(now.phases) if name in now.conclusions), None)
     if phase is not None and phase == now.latest_phase:
         found = now.conclusions[phase]
-        return tile(f"Winner of {phase}", found.winner, found.reason)
+        return tile(f"Winner of {phase}", broken(found.winner), found.reason)
     objective = now.study.objective
     means = {
         key.name: (sum(values) / len(values), len(values))
@@ -75,9 +82,8 @@ def _latest_answer(now: Snapshot) -> Any:
         return tile("Best so far", "no result yet", f"{objective.metric}, {objective.direction}")
     best = max(means, key=lambda name: objective.sign * means[name][0])
     mean, count = means[best]
-    return tile(
-        f"Best so far in {now.latest_phase}", best, f"{objective.metric} {number(mean)} over {counted(count, 'replicate')}; not decided"
-    )
+    said = f"{objective.metric} {number(mean)} over {counted(count, 'replicate')}; not decided"
+    return tile(f"Best so far in {now.latest_phase}", broken(best), said)
 
 
 def _phases(now: Snapshot) -> Any:
@@ -102,17 +108,18 @@ def _phases(now: Snapshot) -> Any:
 def _workers(record: Record, now: Snapshot) -> Any:
     rows = []
     for signature, attempt in list(now.held.items())[:WORKERS]:
-        stream = record.stream(now.files(signature, attempt.number))
+        files = now.files(signature, attempt.number)
+        stream, waits = record.stream(files), files is not None and not files.began.exists()
         silent = now.beats(attempt.worker)
         heard = "" if silent is None or silent < 15 else f"silent for {ago(silent)}"
-        step = "no report yet" if stream.step is None else f"step {stream.step}"
+        step = "comes next" if waits else "no report yet" if stream.step is None else f"step {stream.step}"
         began = time.strftime("%H:%M:%S", time.localtime(attempt.started))
         rows.append([attempt.worker, link(place(now, signature), trial_view(signature)), step, began, str(attempt.number), heard])
     more = len(now.held) - WORKERS
     if more > 0:
         rows.append(["", link(f"and {more} more", View(page="trials", state="running")), "", "", "", ""])
     empty = "No trial runs." if now.status["state"] != "running" else "No worker has a trial right now."
-    return table("Workers", ["worker", "runs", "has reported", "since", "attempt", ""], rows, numbers=[4], empty=empty)
+    return table("Workers", ["worker", "holds", "has reported", "since", "attempt", ""], rows, numbers=[4], empty=empty)
 
 
 def _queue(now: Snapshot) -> list[Any]:

@@ -90,16 +90,23 @@ def pages(view: View, count: int, noun: str) -> tuple[slice, Any]:
 
 def bar(parts: Mapping[str, int], label: str) -> Any:
     """Shares of a whole as a bar; the numbers stand beside it as text."""
+    parts = {name: parts[name] for name in ("done", "running", "failed", "queued", "to come") if name in parts}
     whole = sum(parts.values())
     pieces = [html.Span(className=f"piece {name}", style={"flexGrow": count}) for name, count in parts.items() if count]
     said = ", ".join(f"{count} {name}" for name, count in parts.items() if count) or "none"
     return html.Div(pieces, className="bar", role="img", **labelled(f"{label}: {said}")) if whole else None
 
 
-def tile(heading: str, value: str, note: str = "", below: Any = None) -> Any:
+def tile(heading: str, value: str | list[Any], note: str = "", below: Any = None) -> Any:
     """A number with what it is."""
     return html.Div(
-        [html.P(heading, className="label"), html.P(value, className="big"), below, html.P(note, className="soft")], className="card tile"
+        [
+            html.P(heading, className="label"),
+            html.P(value, className="big" if isinstance(value, str) else "big long"),
+            below,
+            html.P(note, className="soft"),
+        ],
+        className="card tile",
     )
 
 

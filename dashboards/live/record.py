@@ -130,7 +130,8 @@ class Snapshot:
         budget, used = self.status["budget"], self.status["used"]
         if budget["trials"] is not None:
             open_ = min(open_, max(budget["trials"] - used["trials"], 0) + counts["running"])
-        workers = max(1, self.study.workers, counts["running"])
+        # A worker holds the next trial already, so those that run are not the measure.
+        workers = len({attempt.worker for attempt in self.held.values()}) or self.study.workers
         seconds = max(open_, 0) * median(took) / workers
         words = f"{open_} trials at {median(took):.1f} s (median of {len(took)}) on {workers} worker{'s' if workers > 1 else ''}"
         if budget["hours"] is not None:
