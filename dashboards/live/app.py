@@ -43,6 +43,8 @@ class Screen:
     record: Record
     steering: asking.Steering
     token: str
+    stranger: Callable[[], bool] = lambda: False
+    """Whether the request that is being answered comes from another user."""
     lock: Lock = field(default_factory=Lock)
     """One view is made at a time: they share streams that grow."""
     _watched: OrderedDict[str, Sequence[str]] = field(default_factory=OrderedDict)
@@ -314,4 +316,6 @@ def _ask(app: Dash, screen: Screen) -> None:
             raise PreventUpdate
         if not asking.same_token(token, screen.token):
             return "This page is of an earlier dashboard. Load it anew, then ask again."
+        if screen.stranger():
+            return "Only the user who started this dashboard may ask that."
         return found.perform(screen.steering)

@@ -1,15 +1,17 @@
 """What may be asked of a study from the page, and by whom: a browser of this machine, on a page that this server gave it.
 
 The server listens on the loopback address alone. A page of another origin in the same browser is kept out by the `Host` that a request was
-meant for (a name that was bound to this machine afterwards), by its `Origin`, and by a token that only the page itself holds.
+meant for (a name that was bound to this machine afterwards), by its `Origin`, and by a token that only the page itself holds. Another user
+of the same machine may look, but not ask.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from ablate.errors import AblateError
@@ -68,6 +70,8 @@ class Asked:
         return "This study cannot be asked for that."
 
 
+SOCKETS = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+ESTABLISHED = "01"
 KNOWN = ("stop", "retry", "retry_reopen", "retry_failed", "replicates")
 
 
@@ -107,6 +111,25 @@ def refusal(*, client: str | None, host: str, method: str, headers: Mapping[str,
     if headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
         return "Expected a request of this dashboard's own page."
     return None
+
+
+def stranger(client_port: int, server_port: int, own: int, tables: Sequence[Path] = SOCKETS) -> bool:
+    """Whether another user of this machine holds the other end of a connection; where that is not known: no.
+
+    Args:
+        own: The user who runs this server; they and root may ask.
+        tables: The kernel's lists of sockets.
+    """
+    ends = f":{client_port:04X}", f":{server_port:04X}"
+    for table in tables:
+        try:
+            rows = [line.split() for line in table.read_text().splitlines()[1:]]
+        except OSError:
+            continue
+        for row in rows:
+            if row[1].endswith(ends[0]) and row[2].endswith(ends[1]) and row[3] == ESTABLISHED:
+                return int(row[7]) not in (0, own)
+    return False
 
 
 def _is_loopback(address: str) -> bool:

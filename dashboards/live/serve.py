@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,11 @@ def listen(runs: Path, study: str, steering: asking.Steering, port: int) -> Base
     """
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     record = Record(runs, study, steering.status)
-    return make_server(LOOPBACK, port, application(Screen(record, steering, asking.new_token())), threaded=True)
+    return make_server(LOOPBACK, port, application(Screen(record, steering, asking.new_token(), _stranger)), threaded=True)
+
+
+def _stranger() -> bool:
+    return asking.stranger(int(request.environ["REMOTE_PORT"]), int(request.environ["SERVER_PORT"]), os.getuid())
 
 
 def application(screen: Screen) -> Flask:

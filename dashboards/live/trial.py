@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -194,13 +195,18 @@ def _attempts(record: Record, signature: str) -> Any:
     return table("Attempts", ["number", "began", "worker", "seconds", "end", "message"], rows, numbers=[3], empty=empty)
 
 
+def viewer_command(trainer: Mapping[str, Any], files: AttemptFiles) -> str | None:
+    """The command that shows a trial's crops, where the study names one as `trainer.viewer`; `{directory}` is the attempt's folder."""
+    named = trainer.get("viewer")
+    words = shlex.split(named) if isinstance(named, str) else named if isinstance(named, list) else []
+    return shlex.join(str(word).replace("{directory}", str(files.directory)) for word in words) or None
+
+
 def _commands(now: Snapshot, signature: str, files: AttemptFiles | None) -> Any:
     study = now.study.study
     lines = [f"ablate logs {signature[:12]} {study}"]
-    viewer = now.study.trainer.model_dump().get("viewer")
-    if isinstance(viewer, str) and files is not None:
-        config = now.root / study / "view.yaml"
-        lines.append(viewer.replace("{directory}", str(files.directory)).replace("{config}", str(config)))
+    viewer = None if files is None else viewer_command(now.study.trainer.model_dump(), files)
+    lines += [viewer] if viewer else []
     own = html.Pre("\n".join(lines), tabIndex=0, **labelled("Commands"))
     where = html.P(["Its files: ", html.Code(json.dumps(str(files.directory))[1:-1])]) if files is not None else None
     return [html.H2("In a terminal"), own, where]

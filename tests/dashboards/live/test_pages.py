@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from ablate.execution.requests import waiting
 from ablate.results import Results
 from ablate.study import Arm
 from ablate.trial import TrialFiles, metric_line
-from dashboards.live import address, asking, comparison
+from dashboards.live import address, asking, comparison, trial
 from dashboards.live.address import View
 from dashboards.live.app import Drawn, Screen, toggled
 from dashboards.live.record import ArmKey, Record, log_tail
@@ -297,6 +299,31 @@ def test_requests_of_this_machines_own_page_are_answered(host: str) -> None:
     headers = {"Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
     assert asking.refusal(client="127.0.0.1", host=host, method="POST", headers=headers) is None
     assert asking.refusal(client="::1", host=host, method="GET", headers={}) is None
+
+
+def test_another_user_of_this_machine_may_not_ask(tmp_path: Path) -> None:
+    with socket.socket() as listener, socket.socket() as mine:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        mine.connect(listener.getsockname())
+        with listener.accept()[0]:
+            ports = mine.getsockname()[1], listener.getsockname()[1]
+            assert not asking.stranger(*ports, os.getuid()), "the kernel's own table"
+            rows = [line for table in asking.SOCKETS for line in table.read_text().splitlines()[1:]]
+            row = next(line.split() for line in rows if line.split()[1].endswith(f":{ports[0]:04X}") and line.split()[3] == "01")
+    table = tmp_path / "tcp"
+    table.write_text("head\n" + " ".join([*row[:7], "4711", *row[8:]]) + "\n")
+    assert asking.stranger(*ports, 1000, [table])
+    assert not asking.stranger(*ports, 4711, [table])
+    assert not asking.stranger(ports[0] ^ 1, ports[1], 1000, [table, tmp_path / "none"]), "not known"
+
+
+def test_the_crops_are_shown_by_the_command_that_the_study_names(tmp_path: Path) -> None:
+    files = TrialFiles(tmp_path / "my runs", "s").attempt(1)
+    named = {"viewer": ["python", "-m", "trainer", "crops", "--view", "run={directory}"]}
+    assert trial.viewer_command(named, files) == f"python -m trainer crops --view 'run={files.directory}'"
+    assert trial.viewer_command({"viewer": "show '{directory}'"}, files) == f"show '{files.directory}'"
+    assert trial.viewer_command({}, files) is None
 
 
 @pytest.mark.parametrize("button", [None, {}, {"ask": "erase", "of": ""}, {"ask": ["stop"], "of": ""}, {"ask": "stop", "of": 1}, "stop"])
