@@ -290,6 +290,20 @@ def report(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs"))
 
 
 @app.command()
+def dashboard(
+    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs, or ran last.", metavar="[STUDY]")] = None,
+    port: Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address alone.")] = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """The study in a browser, up to date while it runs; on this machine only. Ctrl-C leaves the study running."""
+    from ablate.cli.dashboard import show
+    from ablate.cli.finding import the_study
+
+    show(runs, _name(study) if study else the_study(runs), port=port, browse=not no_browser)
+
+
+@app.command()
 def ui(runs: Root = Path("runs"), port: Annotated[int, typer.Option(help="0, or one that is taken: a free one.")] = 5000) -> None:
     """Open MLflow's own interface on the right store, on this machine only."""
     from ablate.tracking.ui import serve
