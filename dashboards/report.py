@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dashboards import sections
+from dashboards import mattered, sections
 from dashboards.page import page, text
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def render(results: Results) -> str:
         "answer": ("Answer", sections.answer(document)),
         "questions": ("The promises", sections.questions(results, document)),
         **{f"phase-{i}": (f"Phase {phase['name']}", sections.phase(results, document, i)) for i, phase in enumerate(document["phases"])},
-        "thresholds": ("Thresholds", sections.thresholds(document)),
+        "mattered": ("What mattered", mattered.mattered(document)),
+        "thresholds": ("Thresholds", sections.thresholds(document) + mattered.operating(document)),
         "probes": ("Probes", sections.probes(document)),
         "crops": ("What the arms see", sections.galleries(results, document)),
         "preflight": ("What was foretold", sections.foretold(document)),

@@ -327,6 +327,7 @@ def how(results: Results, document: Document) -> str:
     failures = f"<h3>{counted(len(failed), 'trial')} failed for good</h3>{table(head, body, label='Failed trials')}" if failed else ""
     statistics = f"<h3>How it was decided</h3>{listing(_statistics(document))}"
     limits = f"<h3>Keep in mind</h3>{listing(document['answer']['warnings'])}"
+    limits += f"<h3>Was it a fair comparison?</h3><p>{text(document['fairness']['sentence'])}</p>"
     return f"<h2>How it was run</h2>{described(rows)}{failures}{statistics}{limits}"
 
 

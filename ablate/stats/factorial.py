@@ -231,5 +231,5 @@ def _provisos(effect: Contrast) -> str:
     if effect.assumes_absent:
         said += f" Taken as absent, since these cells cannot tell: {', '.join(effect.assumes_absent)}."
     if effect.lost:
-        said += f" Without replicate {', '.join(map(str, effect.lost))}, whose failures leave no estimate."
+        said += f" Without replicate {', '.join(map(str, effect.lost))}, where not all of these cells have a result."
     return said

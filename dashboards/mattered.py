@@ -1,0 +1,220 @@
+"""What mattered: interactions of a factorial as a matrix, the way from baseline to winner, and where thresholds may stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ablate.words import between, counted, number
+from dashboards.figures import shown
+from dashboards.page import figure, listing, text
+from dashboards.palette import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION, title, unit
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Document = Mapping[str, Any]
+
+
+def mattered(document: Document) -> str:
+    """The section: attribution first, then each factorial; empty where there is neither."""
+    parts = []
+    if document["attribution"]:
+        parts.append(_attribution(document))
+    for index, phase in enumerate(document["phases"]):
+        if phase["insight"]["factorial"] is not None:
+            parts.append(_factorial(document, phase, index))
+    noise = [
+        f"{phase['name']}: {' '.join(phase['insight'][key]['sentence'] for key in ('noise', 'pairing') if phase['insight'][key])}"
+        for phase in document["phases"]
+        if phase["insight"]["noise"]
+    ]
+    if not parts:
+        return ""
+    return f"<h2>What mattered</h2>{''.join(parts)}<h3>What these replicates could show</h3>{listing(noise)}"
+
+
+def _attribution(document: Document) -> str:
+    found, metric = document["attribution"], document["objective"]["metric"]
+    needed = [name for name, need in found["needs"].items() if need == "needed"]
+    steps = found["path"]
+    heading = f"The way from baseline to winner: {counted(len(needed), 'component')} of {len(found['needs'])} shown to be needed"
+    drawn = figure(
+        waterfall(document),
+        name="attribution",
+        title=f"From baseline to winner {title(metric)} gains most by {max(steps, key=lambda step: step['mean'])['name']}"
+        if steps
+        else "The way is not measured",
+        caption="Each bar is what the component adds on top of those to its left, over the replicates that both cells have. The replicates "
+        "that choose the order also measure it, so early steps flatter.",
+    )
+    return f"<h3>{text(heading)}</h3>{drawn if steps else ''}{listing(list(found['sentences']))}"
+
+
+def waterfall(document: Document) -> Figure:
+    """The baseline's mean, what each step of the greedy path adds, and where that leads."""
+    import plotly.graph_objects as go
+
+    metric, steps = document["objective"]["metric"], document["attribution"]["path"]
+    sign = 1 if document["objective"]["direction"] == "maximize" else -1
+    start = next((arm["metrics"].get(metric) for arm in document["phases"][0]["arms"] if arm["name"] == "baseline"), None) or 0.0
+    names = ["baseline", *(step["name"] for step in steps), "reached"]
+    drawn = go.Figure(layout={"template": "none"})
+    drawn.add_trace(
+        go.Waterfall(
+            x=[shown(name) for name in names],
+            y=[start, *(sign * step["mean"] for step in steps), 0],
+            measure=["absolute", *("relative" for _ in steps), "total"],
+            text=[number(start), *(number(sign * step["mean"], signed=True) for step in steps), ""],
+            hovertext=[
+                "",
+                *(f"{number(step['mean'], signed=True)}{between(step['low'], step['high'])}, {step['pairs']} pairs" for step in steps),
+                "",
+            ],
+            textposition="outside",
+            increasing={"marker": {"color": GREEN if sign > 0 else VERMILLION}},
+            decreasing={"marker": {"color": VERMILLION if sign > 0 else GREEN}},
+            totals={"marker": {"color": GREY}},
+            connector={"line": {"color": GREY, "width": 1}},
+        )
+    )
+    drawn.update_layout(height=360, margin={"l": 60, "r": 12, "t": 20, "b": 80}, showlegend=False)
+    drawn.update_yaxes(title=shown(title(metric)) + (f" ({unit(metric)})" if unit(metric) else ""), rangemode="tozero")
+    drawn.update_xaxes(title="components, as they are switched on")
+    return drawn
+
+
+def _factorial(document: Document, phase: Document, index: int) -> str:
+    found = phase["insight"]["factorial"]
+    told = [one for one in found["interactions"] if one["low"] is not None and (one["low"] > 0 or one["high"] < 0)]
+    strongest = max(told, key=lambda one: abs(one["mean"]), default=None)
+    words = f"{strongest['name']} change each other most" if strongest else "No two factors are shown to change each other"
+    drawn = figure(
+        matrix(found, document["objective"]["metric"]),
+        name=f"factorial-{index}",
+        title=f"Phase {phase['name']}: {words}",
+        caption="On the diagonal what a level gains on average over all others (positive: better), off it by how much two change each "
+        "other; * : the simultaneous interval excludes 0. Empty: not estimable from these cells.",
+    )
+    return f"<h3>Effects in phase {text(phase['name'])}</h3>{drawn}{listing(list(found['sentences']))}"
+
+
+def matrix(found: Document, metric: str) -> Figure:
+    """Main effects on the diagonal, interactions beside it."""
+    import plotly.graph_objects as go
+
+    names = [one["name"] for one in found["main"]]
+    cells: dict[tuple[str, str], Document] = {(one["name"], one["name"]): one for one in found["main"]}
+    for one in found["interactions"]:
+        first, _, second = one["name"].partition(" x ")
+        cells[first, second] = cells[second, first] = one
+    values = [[_mean(cells.get((row, column))) for column in names] for row in names]
+    words = [[_cell(cells.get((row, column))) for column in names] for row in names]
+    most = max((abs(value) for line in values for value in line if value is not None), default=1.0) or 1.0
+    drawn = go.Figure(layout={"template": "none"})
+    labels = [shown(name) for name in names]
+    drawn.add_trace(
+        go.Heatmap(
+            x=labels,
+            y=labels,
+            z=values,
+            text=words,
+            texttemplate="%{text}",
+            hovertemplate="%{y} and %{x}: %{text}<extra></extra>",
+            colorscale=[[0, ORANGE], [0.5, "#f7f7f7"], [1, SKY]],
+            textfont={"color": "#1a1a1a"},
+            zmin=-most,
+            zmax=most,
+            colorbar={"title": {"text": f"gain, {shown(unit(metric) or title(metric))}", "side": "right"}},
+        )
+    )
+    drawn.update_layout(height=120 + 70 * len(names), margin={"l": 12, "r": 12, "t": 20, "b": 40})
+    drawn.update_xaxes(automargin=True)
+    drawn.update_yaxes(automargin=True, autorange="reversed")
+    return drawn
+
+
+def _mean(one: Document | None) -> float | None:
+    return None if one is None else one["mean"]
+
+
+def _cell(one: Document | None) -> str:
+    if one is None or one["mean"] is None:
+        return ""
+    sure = one["low"] is not None and (one["low"] > 0 or one["high"] < 0)
+    return number(one["mean"], signed=True) + (" *" if sure else "")
+
+
+def operating(document: Document) -> str:
+    """For each tuning phase its range in words, and over two thresholds a map of all that was measured."""
+    parts = []
+    for index, phase in enumerate(document["phases"]):
+        found = phase["operating"]
+        if not found:
+            continue
+        paths = [threshold["name"] for threshold in found["thresholds"]]
+        drawn = ""
+        if len(paths) >= 2 and phase["points"]:
+            feasible = [point for point in phase["points"] if point["feasible"]]
+            drawn = figure(
+                points_map(phase, paths[:2], document["objective"]["metric"]),
+                name=f"operating-{index}",
+                title=f"Phase {phase['name']}: {len(feasible)} of {counted(len(phase['points']), 'measured point')} keep all guards",
+                caption="Discs: points with all guards kept. Crosses: a guard is broken or a replicate failed. The diamond is the "
+                "recommended point; the rectangle is as good as the best along each axis, with all else at the recommended point.",
+            )
+        parts.append(f"<h3>Where the thresholds of {text(phase['name'])} may stand</h3>{listing(list(found['sentences']))}{drawn}")
+    return "".join(parts)
+
+
+def points_map(phase: Document, axes: Sequence[str], metric: str) -> Figure:
+    """Every measured point over two thresholds, the recommended one and the range around it."""
+    import plotly.graph_objects as go
+
+    found, (x, y) = phase["operating"], axes
+    drawn = go.Figure(layout={"template": "none"})
+    good = [point for point in phase["points"] if point["feasible"]]
+    bad = [point for point in phase["points"] if not point["feasible"]]
+    drawn.add_trace(
+        go.Scatter(
+            x=[point["levels"].get(x) for point in good],
+            y=[point["levels"].get(y) for point in good],
+            mode="markers",
+            name="guards kept",
+            text=[f"{shown(point['name'])}: {number(point['objective'])}" for point in good],
+            hovertemplate="%{text}<extra></extra>",
+            marker={
+                "size": 12,
+                "color": [point["objective"] for point in good],
+                "colorscale": "Cividis",
+                "colorbar": {"title": {"text": shown(title(metric)), "side": "right"}},
+                "line": {"width": 1, "color": GREY},
+            },
+        )
+    )
+    drawn.add_trace(
+        go.Scatter(
+            x=[point["levels"].get(x) for point in bad],
+            y=[point["levels"].get(y) for point in bad],
+            mode="markers",
+            name="not feasible",
+            text=[shown(point["name"]) for point in bad],
+            hovertemplate="%{text}<extra></extra>",
+            marker={"size": 11, "symbol": "x-thin", "line": {"width": 2, "color": VERMILLION}},
+        )
+    )
+    spans = {span["name"]: span for span in found["spans"]}
+    if found["recommended_levels"]:
+        if {x, y} <= spans.keys():
+            box = {"x0": spans[x]["low"], "x1": spans[x]["high"], "y0": spans[y]["low"], "y1": spans[y]["high"]}
+            drawn.add_shape(
+                type="rect", **box, line={"color": BLUE, "width": 2, "dash": "dash"}, fillcolor="rgba(0,114,178,0.08)", layer="below"
+            )
+        at = found["recommended_levels"]
+        marker = {"size": 15, "symbol": "diamond-open", "line": {"width": 3, "color": BLUE}, "color": BLUE}
+        drawn.add_trace(go.Scatter(x=[at[x]], y=[at[y]], mode="markers", name="recommended", marker=marker))
+    ranges = {threshold["name"]: threshold for threshold in found["thresholds"]}
+    for axis, path in ((drawn.update_xaxes, x), (drawn.update_yaxes, y)):
+        axis(title=shown(path), type="log" if ranges[path]["log"] else "linear")
+    drawn.update_layout(height=440, margin={"l": 60, "r": 12, "t": 20, "b": 90}, legend={"orientation": "h", "y": -0.2})
+    return drawn
