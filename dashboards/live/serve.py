@@ -39,10 +39,10 @@ def serve(runs: Path, study: str, steering: asking.Steering, *, port: int, brows
             f"--port {port}: expected a port that is free but got: {error.strerror}. Use --port 0 for any free one."
         ) from error
     url = f"http://{LOOPBACK}:{server.server_port}/"
-    say(f"{study}: {url}  (end with Ctrl-C; the study goes on)")
-    if browse:
-        webbrowser.open(url)
     try:
+        say(f"{study}: {url}  (end with Ctrl-C; the study goes on)")
+        if browse:
+            webbrowser.open(url)
         server.serve_forever()
     except KeyboardInterrupt:
         pass

@@ -113,7 +113,7 @@ def test_zoom_stays_while_new_points_come(place: Toyplace, dashboard: Callable[.
 
 
 def test_ctrl_c_ends_the_dashboard_and_leaves_the_study(place: Toyplace, dashboard: Callable[..., str]) -> None:
-    place.write(step_s=0.3)
+    longer(place, 16)
     place.start("run", "toy.yaml", "--no-mlflow")
     place.wait_for_attempts(1)
     dashboard(place, "toy")
