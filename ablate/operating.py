@@ -33,8 +33,8 @@ def operating(study: Study, phase: Phase, tuner: Tuner, points: Sequence[Point],
         refused: Settings that were never sampled; they bound the range as points that break a guard do.
 
     Returns:
-        The fields of `stats.operating_range.OperatingRange`, and `refused` (how many), `held`, `thresholds`, `front`, `recommended_levels` (of the ranges, as a
-        person would write them; None: there is no range to recommend from).
+        The fields of `stats.operating_range.OperatingRange`, and `refused` (how many), `held`, `thresholds`, `front`,
+        `recommended_levels` (of the ranges, as a person would write them; None: there is no range to recommend from).
     """
     best = best_point(study, points)
     live = tuner.live_factors()
