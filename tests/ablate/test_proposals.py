@@ -254,7 +254,7 @@ def test_several_objectives_are_told_and_replayed(sampler: str) -> None:
 
 
 def test_cmaes_with_one_range_is_refused_with_what_to_take() -> None:
-    with pytest.raises(ValueError, match="cmaes needs at least two ranges but factors has 1. Take tpe"):
+    with pytest.raises(ValueError, match=r"cmaes needs at least two ranges but factors has 1. Take tpe"):
         a_phase("cmaes", {"layers": Range(low=1, high=3), "mode": ["x", "y"]})
 
 
