@@ -2,37 +2,58 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ablate.design import same
 from ablate.proposals import Tuner
 from ablate.stats.operating_range import Measured, OperatingRange, Threshold, operating_range
-from ablate.study import Level, Levels, Phase, Study, Tune
+from ablate.study import Level, Levels, Phase, Range, Study, Tune
 from ablate.verdict import Point, best_point
 from ablate.words import counted, listed, number
 
 
-def operating(study: Study, phase: Phase, tuner: Tuner, points: Sequence[Point]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Refused:
+    """A setting that the trainer's preflight refuses, so that it is never sampled."""
+
+    levels: Levels
+    why: str
+
+
+def operating(study: Study, phase: Phase, tuner: Tuner, points: Sequence[Point], refused: Sequence[Refused] = ()) -> dict[str, Any]:
     """The operating range of a tuning phase, as plain values, with the sentences that tell it.
 
     Lists of levels are held at those of the best point, and only points that share them are looked at. Ranges that are not live are left
     out.
 
+    Args:
+        refused: Settings that were never sampled; they bound the range as points that break a guard do.
+
     Returns:
-        The fields of `stats.operating_range.OperatingRange`, and `held`, `thresholds`, `front`, `recommended_levels` (of the ranges, as a
-        person would write them; None: there is no range to recommend from).
+        The fields of `stats.operating_range.OperatingRange`, and `refused` (how many), `held`, `thresholds`, `front`,
+        `recommended_levels` (of the ranges, as a person would write them; None: there is no range to recommend from).
     """
     best = best_point(study, points)
     live = tuner.live_factors()
     held: Levels = {path: best.levels[path] for path, factor in phase.factors.items() if isinstance(factor, list)} if best else {}
     thresholds = [Threshold(path, factor.low, factor.high, factor.log) for path, factor in live.items()]
     alike = [point for point in points if all(same(point.levels.get(path), level) for path, level in held.items())]
-    measured = [Measured(_numbers(point, list(live)), point.values, point.feasible, _why_not(point)) for point in alike]
+    replicates = sorted({replicate for point in points for replicate in point.values})
+    measured = [_measured(point, list(live), replicates) for point in alike]
+    for one in refused:
+        if all(same(one.levels.get(path), level) for path, level in held.items()):
+            measured.append(Measured(_numbers(one.levels, list(live)), {}, False, one.why, "a refused setting"))
     found = operating_range(thresholds, measured, study.objective.smallest_effect, study.objective.sign) if thresholds else _none()
     recommended = None if found.recommended is None else {path: tuner.written(path, value) for path, value in found.recommended.items()}
     said = [*found.sentences]
+    if refused and not points:
+        said = [f"No operating range: none of {counted(len(refused), 'setting')} that were proposed can be trained. {refused[0].why}"]
+    said += _left_out(phase, list(live), points)
+    if refused and points:
+        said.append(f"{counted(len(refused), 'setting')} refused before training and never sampled, for example: {refused[0].why}")
     if held:
         shown = listed([f"{path}={level}" for path, level in held.items()])
         said.insert(0, f"With {shown}, as at the best point ({counted(len(alike), 'point')} of {len(points)}).")
@@ -43,6 +64,7 @@ def operating(study: Study, phase: Phase, tuner: Tuner, points: Sequence[Point])
     return {
         **asdict(found),
         "sentences": said,
+        "refused": len(refused),
         "held": held,
         "thresholds": [asdict(threshold) for threshold in thresholds],
         "front": front,
@@ -80,8 +102,35 @@ def pareto_front(study: Study, phase: Phase, points: Sequence[Point]) -> list[st
     return [name for name, row in rows.items() if not beaten(row)]
 
 
-def _numbers(point: Point, paths: Sequence[str]) -> dict[str, float]:
-    return {path: float(value) for path in paths if _is_number(value := point.levels.get(path)) and isinstance(value, int | float)}
+def _left_out(phase: Phase, live: Sequence[str], points: Sequence[Point]) -> list[str]:
+    """What was not tuned, and which points broke a guard or gave no result."""
+    said = []
+    for path, factor in phase.factors.items():
+        if isinstance(factor, Range) and path not in live:
+            asked = listed([f"{p} = {' or '.join(map(str, allowed))}" for p, allowed in factor.when.items()])
+            said.append(f"{path} was not tuned: it matters only where {asked}.")
+    broken = [point.name for point in points if not point.feasible and point.objective is not None]
+    lost = [point.name for point in points if point.objective is None]
+    if broken:
+        said.append(f"{counted(len(broken), 'point')} of {len(points)} broke a guard: {listed(broken)}.")
+    if lost:
+        said.append(f"{counted(len(lost), 'point')} of {len(points)} lost a replicate or gave no objective: {listed(lost)}.")
+    if isinstance(phase.design, Tune) and points and len(points) < phase.design.points:
+        said.append(f"Only {len(points)} of {phase.design.points} points: the ranges hold no more that are new and feasible.")
+    return said
+
+
+def _measured(point: Point, paths: Sequence[str], replicates: Sequence[int]) -> Measured:
+    """A point for the surrogate; one without any result bounds the range, since one cannot train there."""
+    if not point.values:
+        return Measured(_numbers(point.levels, paths), {}, False, "no replicate gave a result", point.name)
+    values = {replicate: point.values.get(replicate, math.nan) for replicate in replicates}
+    kept = all(guard.holds for guard in point.guards)
+    return Measured(_numbers(point.levels, paths), values, kept, _why_not(point), point.name)
+
+
+def _numbers(levels: Levels, paths: Sequence[str]) -> dict[str, float]:
+    return {path: float(value) for path in paths if _is_number(value := levels.get(path)) and isinstance(value, int | float)}
 
 
 def _is_number(value: Level | None) -> bool:

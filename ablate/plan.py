@@ -17,6 +17,15 @@ CONFIRM_REPLICATE = 2000
 """The first replicate of the confirmation: nothing was chosen by it."""
 
 
+def fresh_replicate(study: Study, phase: Phase, tune: Tune) -> int:
+    """Where the competition of a tuned point begins: each call of `ablate tune` that adds points gets replicates of its own.
+
+    A user asks for more points because of what the last competition said; on the same replicates that would be one look too many.
+    """
+    counts = study.replicates_of(phase)
+    return FRESH_REPLICATE + counts.first + len(tune.more) * counts.at_most
+
+
 @dataclass(frozen=True)
 class Planned:
     """One trial of an arm, ready to be queued."""
@@ -111,7 +120,7 @@ def plan(study: Study, offers: Offers, seconds_per_trial: float | None = None, f
     for index, phase in enumerate(study.phases):
         counts = study.replicates_of(phase)
         most = counts.at_most
-        first = counts.first + (FRESH_REPLICATE if isinstance(phase.design, Tune) else 0)
+        first = fresh_replicate(study, phase, phase.design) if isinstance(phase.design, Tune) else counts.first
         replicates = range(first, first + most)
         arms = design.expand(phase, study.baseline) if index == 0 and not isinstance(phase.design, Tune) else []
         certain = {p.spec.signature for arm in [origin, *references, *arms] for p in trials(arm, replicates, offers, data_hash)}
@@ -119,7 +128,7 @@ def plan(study: Study, offers: Offers, seconds_per_trial: float | None = None, f
         known |= certain
         if isinstance(phase.design, Tune):
             # Each point, then the tuned arm and the carried winner on fresh replicates.
-            count, open_trials = phase.design.tune + 2, phase.design.tune * counts.start + 2 * most
+            count, open_trials = phase.design.points + 2, phase.design.points * counts.start + 2 * most
         elif index == 0:
             count, open_trials = len(arms), 0
         else:
@@ -140,4 +149,4 @@ def plan(study: Study, offers: Offers, seconds_per_trial: float | None = None, f
 
 
 def _design_name(phase: Phase) -> str:
-    return f"tune {phase.design.tune}" if isinstance(phase.design, Tune) else phase.design
+    return f"tune {phase.design.points}" if isinstance(phase.design, Tune) else phase.design

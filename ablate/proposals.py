@@ -112,8 +112,13 @@ class Tuner:
                 replay.finish(asked, new)
                 return replay
         replay = _Replay(self._tune, self._directions, space, self._levels)
-        for start in range(0, len(told), self._tune.batch):
-            replay.tell(told[start : start + self._tune.batch])
+        start = 0
+        for size in self._tune.batches:
+            if start < len(told):
+                replay.tell(told[start : start + size])
+            start += size
+        if start < len(told):
+            replay.tell(told[start:])
         return replay
 
     def _space(self) -> dict[str, BaseDistribution]:
@@ -162,6 +167,7 @@ class _Replay:
         self._worst: list[float] | None = None
         self._foreign = False
         self._signs = [1 if direction == "maximize" else -1 for direction in directions]
+        self._penalize = tune.sampler == "cmaes"
         self._left: int | None = None
         if tune.sampler == "grid":
             cells = _grid(space, tune)
@@ -244,9 +250,13 @@ class _Replay:
         worst = values if self._worst is None else self._worst
         self._worst = [sign * min(sign * a, sign * b) for sign, a, b in zip(self._signs, worst, values, strict=True)]
         asked.trial.set_constraint("guards", 0.0 if told.feasible else 1.0)
-        self._study.tell(asked.trial, values)
+        # CMA-ES knows no constraints: a point that breaks a guard must not draw it, however well it scores.
+        self._study.tell(asked.trial, values if told.feasible or not self._penalize else self._worst)
 
     def _tell_infeasible(self, asked: _Asked) -> None:
+        if self._penalize and self._worst is None:
+            self._fail(asked)
+            return
         asked.trial.set_constraint("guards", 1.0)
         self._study.tell(asked.trial, [0.0] * len(self._signs) if self._worst is None else self._worst)
 
@@ -293,6 +303,8 @@ def _sampler(tune: Tune, factors: int) -> optuna.samplers.BaseSampler:
         return samplers.QMCSampler(seed=tune.seed, scramble=True, warn_independent_sampling=False)
     if tune.sampler == "cmaes":
         return samplers.CmaEsSampler(seed=tune.seed, n_startup_trials=startup, warn_independent_sampling=False)
+    if tune.sampler == "nsga2":
+        return samplers.NSGAIISampler(seed=tune.seed, population_size=max(4, tune.tune // 4))
     return samplers.RandomSampler(seed=tune.seed)
 
 

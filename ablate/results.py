@@ -187,7 +187,7 @@ class Results:
         design = self.study.phase(conclusion.phase).design
         return {
             "name": conclusion.phase,
-            "design": design if isinstance(design, str) else f"tune {design.tune}",
+            "design": design if isinstance(design, str) else f"tune {design.points}",
             **conclusion.model_dump(mode="json", exclude={"phase"}),
             "alarms": self._alarms(conclusion.phase),
             "insight": self.insights[conclusion.phase],
@@ -201,6 +201,8 @@ class Results:
             said += found["problems"]
             if found["factorial"] is not None:
                 said += found["factorial"]["sentences"]
+            told = (conclusion.operating or {}).get("sentences")
+            said += [f"{conclusion.phase}: {sentence}" for sentence in told] if isinstance(told, list) else []
         return said + list(self.attribution["sentences"] if self.attribution else [])
 
     def _alarms(self, phase: str) -> list[dict[str, Any]]:

@@ -220,30 +220,36 @@ class Stage:
         replicates = range(counts.first, counts.first + counts.start)
         points: list[verdict.Point] = []
         also = [goal.metric for goal in tune.also]
-        while len(points) < tune.tune:
+        refused: list[operating.Refused] = []
+        for size in tune.batches:
             told = [Told(point.levels, point.objective, point.feasible, tuple(point.others)) for point in points]
             with self.offers.kept_ready():
-                proposed = tuner.propose(told, min(tune.batch, tune.tune - len(points)), self._infeasible)
-            if not proposed:
-                break
+                proposed = tuner.propose(told, size, lambda levels: self._infeasible(levels, refused))
             arms = [Arm(name=f"point {len(points) + i:02d}", levels=levels) for i, levels in enumerate(proposed)]
             specs = {arm.name: self._specs(phase.name, arm, replicates) for arm in arms}
             self._complete(phase.name, specs)
             points += [verdict.point(self.study, a, self._metrics(specs[a.name]), replicates=len(replicates), also=also) for a in arms]
-        found = operating.operating(self.study, phase, tuner, points)
+            if len(proposed) < size:
+                break
+        found = operating.operating(self.study, phase, tuner, points, refused)
         levels, how = operating.recommended(self.study, found, points, {**carried, **phase.set})
-        if levels is not None and self._infeasible([levels])[0]:
+        if levels is not None and self._infeasible([levels], [])[0]:
             best = verdict.best_point(self.study, points)
             levels, how = (None if best is None else best.levels), "the best point; the middle of the operating range cannot be trained"
         arms = [Arm(name=BASELINE, levels=dict(carried)), *([Arm(name="tuned", levels=levels)] if levels is not None else [])]
-        concluded = self._decide(phase, arms, plan.FRESH_REPLICATE + replicates.start, points)
-        nowhere = "No point of the ranges can be trained, as the trainer's preflight says. " if not points else ""
+        concluded = self._decide(phase, arms, plan.fresh_replicate(self.study, phase, tune), points)
+        nowhere = f"{found['sentences'][0]} " if not points else ""
         reason = f"{concluded.reason} {nowhere}The tuned point is {how}."
         return concluded.model_copy(update={"operating": found | {"how": how}, "reason": reason})
 
-    def _infeasible(self, levels: list[Levels]) -> list[bool]:
+    def _infeasible(self, levels: list[Levels], refused: list[operating.Refused]) -> list[bool]:
+        """Which of these points the trainer's preflight refuses; each is noted, with the reason."""
         findings = self.offers.preflight([self.offers.config(one, 0) for one in levels], self.root)
-        return [any(finding.level == "error" for finding in found) for found in findings]
+        errors = [next((finding for finding in found if finding.level == "error"), None) for found in findings]
+        for one, error in zip(levels, errors, strict=True):
+            if error is not None:
+                refused.append(operating.Refused(one, f"{error.path}: {error.what} {error.mend}".strip()))
+        return [error is not None for error in errors]
 
     def _specs(self, phase: str, arm: Arm, replicates: Sequence[int], over: Levels | None = None) -> list[trial.TrialSpec]:
         trained = arm.model_copy(update={"levels": {**arm.levels, **(over or {})}})

@@ -234,7 +234,7 @@ class Tune(_Strict):
 
     tune: int = Field(ge=2, le=10_000)
     """How many points are measured."""
-    sampler: Literal["tpe", "gp", "qmc", "cmaes", "grid", "random"] = "tpe"
+    sampler: Literal["tpe", "gp", "qmc", "cmaes", "nsga2", "grid", "random"] = "tpe"
     """Who proposes them: tree-structured Parzen estimator, Gaussian process, quasi-random, CMA evolution strategy, the largest regular grid
     of at most so many points, or random."""
     batch: int = Field(4, ge=1, le=64)
@@ -243,6 +243,19 @@ class Tune(_Strict):
     """Seed of the sampler."""
     also: list[Goal] = []
     """Objectives beside the study's own, for a Pareto front; the study's own decides."""
+
+    more: list[Annotated[int, Field(ge=1, le=10_000)]] = []
+    """Points that later calls of `ablate tune --points` added, a number for each call: the sampler goes on where the one before ended."""
+
+    @property
+    def points(self) -> int:
+        """How many in all."""
+        return self.tune + sum(self.more)
+
+    @property
+    def batches(self) -> list[int]:
+        """Sizes of the batches in which points are asked for; those of the first call stay as they were when more are added."""
+        return [min(self.batch, count - start) for count in (self.tune, *self.more) for start in range(0, count, self.batch)]
 
     @model_validator(mode="after")
     def _one_for_cmaes(self) -> Tune:
@@ -309,6 +322,14 @@ class Phase(_Strict):
     """How the phase ends."""
     replicates: Replicates | None = None
     """The phase's own; none: the study's."""
+
+    @model_validator(mode="after")
+    def _sampled(self) -> Phase:
+        if isinstance(self.design, Tune) and self.design.sampler == "cmaes":
+            ranges = sum(isinstance(factor, Range) for factor in self.factors.values())
+            if ranges < 2:
+                raise ValueError(f"design.sampler: cmaes needs at least two ranges but factors has {ranges}. Take tpe, gp, qmc or grid.")
+        return self
 
 
 class ControllerJob(_Strict):

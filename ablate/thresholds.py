@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -25,6 +25,13 @@ class Threshold(BaseModel):
     """Upper end."""
     status: Literal["tuned", "kept", "inert"]
     """tuned: adopted against the carried winner. kept: the carried value stays. inert: it has no effect on top of the carried winner."""
+    low_open: bool = False
+    """Whether the operating range may go on below `low`, where the search ended."""
+    high_open: bool = False
+    sensitivity: float | None = None
+    """Best minus worst predicted objective over the whole searched range, the others at the recommended point; none: no operating range."""
+    cliffs: list[float] = []
+    """Ends of the operating range beyond which the objective falls steeply."""
 
 
 def thresholds(study: Study, conclusions: Sequence[Conclusion], base: Mapping[str, object]) -> dict[str, Threshold]:
@@ -77,14 +84,15 @@ def _threshold(
     tuned = conclusion is not None and conclusion.winner != BASELINE
     return Threshold(
         recommended=recommended,
-        low=min(values, default=None) if span is None else span[0],
-        high=max(values, default=None) if span is None else span[1],
+        low=min(values, default=None) if span is None else span["low"],
+        high=max(values, default=None) if span is None else span["high"],
         status="tuned" if tuned else "kept",
+        **({} if span is None else {key: span[key] for key in ("low_open", "high_open", "sensitivity", "cliffs")}),
     )
 
 
-def _span(path: str, conclusion: Conclusion | None) -> tuple[float, float] | None:
+def _span(path: str, conclusion: Conclusion | None) -> dict[str, Any] | None:
     """The operating range of a threshold; none where there is none."""
     spans = conclusion.operating.get("spans", ()) if conclusion is not None and conclusion.operating else ()
     assert isinstance(spans, (list, tuple))
-    return next(((span["low"], span["high"]) for span in spans if span["name"] == path), None)
+    return next(({**span, "cliffs": list(span["cliffs"])} for span in spans if span["name"] == path), None)

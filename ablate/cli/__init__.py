@@ -60,18 +60,22 @@ def run(
 def tune(
     study: StudyFile,
     overrides: Overrides = None,
+    points: Annotated[
+        int | None, typer.Option("--points", help="So many points more than all calls before had; none: as the last call.", min=1)
+    ] = None,
     write: Annotated[
         Path | None, typer.Option("--write", help="Put the winner's settings, thresholds included, into this YAML config.")
     ] = None,
     no_mlflow: NoMlflow = False,
     runs: Root = Path("runs"),
 ) -> None:
-    """Run the tuning phases alone, from the last carried winner."""
+    """Run the tuning phases alone, from the last carried winner; with --points it goes on where the last call ended."""
     from ablate.cli.session import run_study, tuning_study, write_settings
     from ablate.loading import load
 
-    alone = tuning_study(load(Path(study), overrides or []), runs)
-    code = run_study(alone, runs, f"ablate tune {' '.join([study, *(overrides or [])])}", mlflow=not no_mlflow)
+    alone = tuning_study(load(Path(study), overrides or []), runs, points)
+    words = [study, *(overrides or []), *([] if points is None else ["--points", str(points)])]
+    code = run_study(alone, runs, f"ablate tune {' '.join(words)}", mlflow=not no_mlflow)
     if write is not None and code in (0, 1):
         write_settings(runs, alone.study, write)
     raise typer.Exit(code)

@@ -124,13 +124,17 @@ def sync_apart(study: Study, runs: Path, timeout_s: float = 300) -> str:
     return lines[-1] if lines else "up to date"
 
 
-def tuning_study(study: Study, runs: Path) -> Study:
+def tuning_study(study: Study, runs: Path, points: int | None = None) -> Study:
     """The study's tuning phases alone, as a study of their own that starts from the last carried winner.
 
-    Its trials are found by signature, so whatever the main study ran already is not run again.
+    Its trials are found by signature, so whatever the main study ran already is not run again. A call that adds points makes a study of
+    its own too, `NAME.tune-1` and on, whose sampler goes on where the one before ended.
+
+    Args:
+        points: So many more points than all calls before had; none: the last call as it was.
 
     Raises:
-        StudyError: The study has no tuning phase.
+        StudyError: The study has no tuning phase, or the call before has not ended.
     """
     tuning = [phase for phase in study.phases if isinstance(phase.design, Tune)]
     if not tuning:
@@ -141,7 +145,37 @@ def tuning_study(study: Study, runs: Path) -> Study:
         for conclusion in Results(runs, study.study).conclusions:
             if conclusion.phase in before:
                 carried = dict(conclusion.winner_levels)
-    return study.model_copy(update={"study": f"{study.study}.tune", "baseline": carried, "phases": tuning, "confirm": False})
+    more = _added(study.study, runs, points)
+    name = f"{study.study}.tune-{len(more)}" if more else f"{study.study}.tune"
+    phases = [
+        phase.model_copy(update={"design": phase.design.model_copy(update={"more": more})})
+        for phase in tuning
+        if isinstance(phase.design, Tune)
+    ]
+    return study.model_copy(update={"study": name, "baseline": carried, "phases": phases, "confirm": False})
+
+
+def _added(study: str, runs: Path, points: int | None) -> list[int]:
+    """The points that each call added, this one among them."""
+    calls = 0
+    while (runs / f"{study}.tune-{calls + 1}" / "ledger.db").exists():
+        calls += 1
+    name = f"{study}.tune-{calls}" if calls else f"{study}.tune"
+    if not (runs / name / "ledger.db").exists():
+        return [] if points is None else [points]
+    last = Results(runs, name)
+    designs = [phase.design for phase in last.study.phases]
+    before = [*designs[0].more] if isinstance(designs[0], Tune) else []
+    if points is None:
+        return before
+    if last.conclusions and last.conclusions[-1].next is None:
+        return [*before, points]
+    if before and before[-1] == points:
+        return before
+    asked = f" --points {before[-1]}" if before else ""
+    raise StudyError(
+        study, [f"--points: {name} has not ended, so no points are added to it yet. Let it end first: ablate tune {study}{asked}"]
+    )
 
 
 def write_settings(runs: Path, study: str, path: Path) -> None:

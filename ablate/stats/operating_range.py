@@ -40,6 +40,8 @@ class Measured:
     feasible: bool
     why_not: str = ""
     """For one that is not: the guard or the finding."""
+    name: str = ""
+    """None: it is called by its number, from 1 on."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured],
     feasible = [point for point in usable if point.feasible]
     if len(feasible) < len(thresholds) + 2:
         return _nothing(thresholds, points, usable, feasible, dropped)
-    at, means = _unit(thresholds, usable), np.array([sign * np.mean(list(point.objective.values())) for point in usable])
-    good = np.array([point.feasible for point in usable])
+    at, good = _unit(thresholds, usable), np.array([point.feasible for point in usable])
+    means = np.zeros(len(usable))
+    means[good] = sign * _means(feasible)
     surrogate = fit(at[good], means[good], _noise(feasible))
     space = _space(len(thresholds), at)
     allowed = _nearest(space, at, good)
@@ -121,27 +124,42 @@ def _usable(thresholds: Sequence[Threshold], points: Sequence[Measured]) -> tupl
     """Points with all thresholds and a finite objective; an infeasible one needs no objective."""
     usable, dropped = [], []
     for number, point in enumerate(points, start=1):
+        name = point.name or f"point {number}"
         lacking = [t.name for t in thresholds if not math.isfinite(point.levels.get(t.name, math.nan))]
         finite = {r: v for r, v in point.objective.items() if math.isfinite(v)}
         if lacking:
-            dropped.append(f"point {number}: no value of {', '.join(lacking)}")
+            dropped.append(f"{name}: no value of {', '.join(lacking)}")
         elif point.feasible and not finite:
-            dropped.append(f"point {number}: no finite objective")
+            dropped.append(f"{name}: no finite objective")
         else:
             if len(finite) < len(point.objective):
-                dropped.append(f"point {number}: {len(point.objective) - len(finite)} of its replicates, NaN or infinite")
-            usable.append(Measured(point.levels, finite or {0: 0.0}, point.feasible, point.why_not))
+                dropped.append(f"{name}: {len(point.objective) - len(finite)} of its replicates, NaN or infinite")
+            usable.append(Measured(point.levels, finite or {0: 0.0}, point.feasible, point.why_not, name))
     return usable, tuple(dropped)
+
+
+def _table(points: Sequence[Measured]) -> Float[np.ndarray, "points replicates"]:
+    replicates = sorted({r for point in points for r in point.objective})
+    return np.array([[point.objective.get(r, math.nan) for r in replicates] for point in points])
+
+
+def _means(points: Sequence[Measured]) -> Float[np.ndarray, " points"]:
+    """Mean of each point over its replicates; one that lacks some is corrected for how those differ from the others at all points."""
+    table = _table(points)
+    complete = np.isfinite(table).all(axis=1)
+    if complete.all() or not complete.any():
+        return np.asarray(np.nanmean(table, axis=1))
+    level = table[complete].mean(axis=0)
+    return np.asarray(np.nanmean(table - (level - level.mean()), axis=1))
 
 
 def _noise(points: Sequence[Measured]) -> Float[np.ndarray, " points"]:
     """Variance of each point's mean: pooled over points; a replicate's own level drops out."""
-    replicates = sorted({r for point in points for r in point.objective})
-    table = np.array([[point.objective.get(r, math.nan) for r in replicates] for point in points])
+    table = _table(points)
     residual = table - np.nanmean(table, axis=1, keepdims=True)
     residual = residual - np.nanmean(residual, axis=0, keepdims=True)
     counts = np.sum(np.isfinite(table), axis=1)
-    freedom = max(1, int(counts.sum()) - len(points) - len(replicates) + 1)
+    freedom = max(1, int(counts.sum()) - len(points) - table.shape[1] + 1)
     return np.asarray(float(np.nansum(residual**2)) / freedom / counts)
 
 

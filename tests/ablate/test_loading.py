@@ -133,7 +133,7 @@ def test_the_two_problems_of_the_style_guide_read_as_it_shows_them(tmp_path: Pat
         (
             "sampler: tpe",
             "sampler: tpee",
-            "phases[2].design.sampler: expected one of tpe, gp, qmc, cmaes, grid, random but got 'tpee'. Did you mean tpe?",
+            "phases[2].design.sampler: expected one of tpe, gp, qmc, cmaes, nsga2, grid, random but got 'tpee'. Did you mean tpe?",
         ),
         (
             "design: factorial",

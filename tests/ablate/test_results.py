@@ -168,20 +168,20 @@ def test_what_is_timed_is_left_out_of_a_timeless_document() -> None:
 
 def test_tuned_thresholds_have_a_value_a_range_and_a_status(finished: Results) -> None:
     found = finished.document()["thresholds"]
-    assert found["p"] == {"recommended": 0.4, "low": 0.2, "high": 0.4, "status": "tuned"}
-    assert found["q"] == {"recommended": 0.5, "low": None, "high": None, "status": "inert"}
+    assert found["p"].items() >= {"recommended": 0.4, "low": 0.2, "high": 0.4, "status": "tuned"}.items()
+    assert found["q"].items() >= {"recommended": 0.5, "low": None, "high": None, "status": "inert"}.items()
 
 
 def test_where_the_tuned_point_is_not_adopted_the_carried_value_stays(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
     toy.conclude("flags", {BASELINE: 0.25, "x=1": 0.33}, {"x": 0, "p": 0.1})
     toy.conclude("thresholds", {BASELINE: 0.33, "tuned": 0.331}, {"x": 1, "p": 0.1}, points=POINTS)
-    assert toy.results().document()["thresholds"]["p"] == {"recommended": 0.1, "low": 0.2, "high": 0.4, "status": "kept"}
+    assert toy.results().document()["thresholds"]["p"].items() >= {"recommended": 0.1, "low": 0.2, "high": 0.4, "status": "kept"}.items()
 
 
 def test_thresholds_of_a_phase_that_has_not_run_are_filled_too(tmp_path: Path) -> None:
     found = Toy(tmp_path).results().document()["thresholds"]
-    assert found["p"] == {"recommended": 0.1, "low": None, "high": None, "status": "kept"}
+    assert found["p"].items() >= {"recommended": 0.1, "low": None, "high": None, "status": "kept"}.items()
 
 
 def test_the_answer_names_what_to_change_and_answers_the_questions(finished: Results) -> None:
