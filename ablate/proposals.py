@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ablate.design import same
+from ablate.errors import StudyError
 from ablate.offers import SettingType
 from ablate.study import Level, Levels, Phase, Range, Tune
 
 if typing.TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
+
+    from ablate.verdict import Point
 
 ASKS_A_POINT = 25
 """After so many points in a row that are infeasible or known, fewer are returned than were asked for."""
@@ -145,6 +148,55 @@ class Tuner:
             else:
                 found[path] = _rounded(typing.cast(float, value), factor)
         return {**self._ground, **found}
+
+
+def export(storage: str, name: str, phase: Phase, points: Sequence[Point], direction: str) -> None:
+    """A tuning phase as a study in an Optuna storage, a trial a point: its settings, objectives, and whether the guards hold.
+
+    A study of that name is replaced, so that exporting twice is exporting once.
+
+    Raises:
+        StudyError: The storage cannot be opened.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    assert isinstance(phase.design, Tune)
+    space: dict[str, BaseDistribution] = {}
+    for path, factor in phase.factors.items():
+        if isinstance(factor, list):
+            space[path] = optuna.distributions.CategoricalDistribution([str(level) for level in factor])
+        else:
+            space[path] = optuna.distributions.FloatDistribution(factor.low, factor.high, log=factor.log)
+    with _quiet():
+        try:
+            if name in optuna.get_all_study_names(storage):
+                optuna.delete_study(study_name=name, storage=storage)
+            directions = [direction, *(goal.direction for goal in phase.design.also)]
+            study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+        except (SQLAlchemyError, ImportError, ValueError) as error:
+            told = str(error).splitlines()[0]
+            raise StudyError(
+                "ablate export", [f"{storage}: expected an Optuna storage, such as sqlite:///x.db, but got: {told}."]
+            ) from error
+        for point in points:
+            inside = {path: point.levels[path] for path in space if path in point.levels}
+            params = {path: str(value) if isinstance(phase.factors[path], list) else value for path, value in inside.items()}
+            values = [point.objective, *point.others]
+            known = all(value is not None for value in values)
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=params,
+                    distributions={path: space[path] for path in params},
+                    values=values if known else None,
+                    state=optuna.trial.TrialState.COMPLETE if known else optuna.trial.TrialState.FAIL,
+                    user_attrs={
+                        "point": point.name,
+                        "feasible": point.feasible,
+                        "guards": [guard.guard for guard in point.guards if not guard.holds],
+                    },
+                )
+            )
 
 
 @dataclass

@@ -278,6 +278,41 @@ def compare(
 
 
 @app.command()
+def explain(
+    study: StudyFile, arm: Annotated[str, typer.Argument(help="ARM or PHASE/ARM.")], as_json: AsJson = False, runs: Root = Path("runs")
+) -> None:
+    """Why an arm has its verdict, with its numbers."""
+    from ablate.cli.explaining import explain as explain_arm
+
+    found = explain_arm(runs, _name(study), arm)
+    if as_json:
+        _print_json({"study": _name(study), "arms": found})
+    else:
+        typer.echo("\n\n".join("\n".join(one["explained"]) for one in found))
+
+
+@app.command()
+def export(
+    study: StudyFile,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Folder for arms.csv, trials.csv and curves.csv.")] = None,
+    latex: Annotated[Path | None, typer.Option("--latex", help="Folder for arms.tex.")] = None,
+    optuna: Annotated[
+        str | None, typer.Option("--optuna", help="Storage (sqlite:///x.db) for the tuning phases; optuna-dashboard opens it.")
+    ] = None,
+    runs: Root = Path("runs"),
+) -> None:
+    """Tables as CSV and LaTeX, tuning phases as Optuna studies."""
+    from ablate.cli.exporting import optuna_studies, tables
+
+    if csv is None and latex is None and optuna is None:
+        raise StudyError("ablate export", ["expected --csv DIR, --latex DIR or --optuna STORAGE but got none of them."])
+    for path in tables(runs, _name(study), csv, latex):
+        typer.echo(path)
+    for name in optuna_studies(runs, _name(study), optuna) if optuna else []:
+        typer.echo(f"{optuna}: {name}")
+
+
+@app.command()
 def report(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs")) -> None:
     """Write the report page and print the verdict table."""
     from ablate.results import Results

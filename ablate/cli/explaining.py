@@ -1,0 +1,54 @@
+"""Why an arm has its verdict, with its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ablate.cli.reading import chosen_arms
+from ablate.results import Results
+from ablate.words import between, counted, number, probability
+
+
+def explain(runs: Path, study: str, arm: str) -> list[dict[str, Any]]:
+    """Each arm of that name, as `ARM` or `PHASE/ARM`, with the lines that explain it.
+
+    Raises:
+        StudyError: The study has no such arm.
+    """
+    document = Results(runs, study).document()
+    return [{**found, "explained": _lines(document, found)} for found in chosen_arms(document, study, [arm])]
+
+
+def _lines(document: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
+    objective, alpha = document["objective"], document["alpha"]
+    phase = next(one for one in document["phases"] if one["name"] == arm["phase"])
+    baseline = next(one for one in phase["arms"] if one["name"] == "baseline")
+    said = [f"{arm['phase']}/{arm['name']}: {arm['verdict']}. {arm['reason']}"]
+    changed = [f"{p}={v} (baseline {baseline['levels'].get(p)})" for p, v in arm["levels"].items() if baseline["levels"].get(p) != v]
+    said.append(f"It changes: {'; '.join(changed) or 'nothing'}.")
+    looks = phase["looks"]
+    planned = f", looked at from {looks[0]} to {looks[1]}" if looks else ""
+    said.append(f"Replicates with a result: {arm['replicates']}{planned}. {phase['stopped'].get(arm['name'], '')}".strip())
+    effect = arm["effect"]
+    if effect is not None and arm["name"] != "baseline":
+        said.append(
+            f"Effect on {objective['metric']}: {number(effect['mean'], signed=True)}{between(effect['low'], effect['high'])}; the smallest "
+            f"that matters is {objective['smallest_effect']:g}, {'more' if objective['direction'] == 'maximize' else 'less'} is better."
+        )
+    if arm["p_adjusted"] is not None:
+        rivals = counted(len(phase["arms"]) - 1, "arm")
+        below = "below" if arm["p_adjusted"] < alpha else "not below"
+        said.append(f"Adjusted p {probability(arm['p_adjusted'])} over {rivals} and all looks: {below} alpha {alpha:g}.")
+    for guard in arm["guards"]:
+        said.append(f"Guard {guard['guard']}: {number(guard['value'])}, {'kept' if guard['holds'] else 'broken'}.")
+    for reference in arm["references"]:
+        beaten = "beaten" if reference["beaten"] else "not shown to be beaten"
+        own = between(*(reference["individual"] or (None, None)))
+        said.append(f"Reference {reference['name']}: difference {number(reference['difference'], signed=True)}{own}, {beaten}.")
+    if arm["collapse"]:
+        said.append(f"Collapse, as the trainer says: {arm['collapse']}.")
+    if phase["winner"] == arm["name"]:
+        said.append(f"It is the winner. {phase['reason']}")
+    return said

@@ -1,0 +1,64 @@
+"""`explain` and `export`: what other people and programs get of a study."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from typer.testing import CliRunner
+
+from ablate.cli import app
+from ablate.errors import StudyError
+
+
+@pytest.fixture
+def runs(planted: Callable[..., Any]) -> tuple[Path, str]:
+    found = planted()
+    found.run()
+    return found.root, found.study.study
+
+
+def said(*command: str) -> str:
+    done = CliRunner().invoke(app, list(command), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_an_arm_is_explained_with_the_numbers_of_the_report(runs: tuple[Path, str]) -> None:
+    root, study = runs
+    document = json.loads(said("report", study, "--json", "--runs", str(root)))
+    phase = document["phases"][0]
+    for arm in phase["arms"]:
+        told = said("explain", study, f"{phase['name']}/{arm['name']}", "--runs", str(root))
+        assert told.startswith(f"{phase['name']}/{arm['name']}: {arm['verdict']}. {arm['reason']}")
+        assert all(guard["guard"] in told for guard in arm["guards"])
+    assert json.loads(said("explain", study, phase["winner"], "--json", "--runs", str(root)))["arms"][0]["explained"]
+    with pytest.raises(StudyError, match="no such arm"):
+        said("explain", study, "nobody", "--runs", str(root))
+
+
+def test_tables_and_tuning_phases_are_exported_once_however_often(runs: tuple[Path, str], tmp_path: Path) -> None:
+    root, study = runs
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    for _ in range(2):
+        said("export", study, "--csv", str(tmp_path), "--latex", str(tmp_path), "--optuna", storage, "--runs", str(root))
+    document = json.loads(said("report", study, "--json", "--runs", str(root)))
+    with (tmp_path / "arms.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len([row for row in rows if row["phase"] != "references"]) == sum(len(phase["arms"]) for phase in document["phases"])
+    assert (tmp_path / "arms.tex").read_text(encoding="utf-8").startswith("\\begin{tabular}")
+    tuned = next(phase for phase in document["phases"] if phase["points"])
+    found = optuna.load_study(study_name=f"{study}/{tuned['name']}", storage=storage)
+    assert [trial.user_attrs["point"] for trial in found.trials] == [point["name"] for point in tuned["points"]]
+    assert [trial.value for trial in found.trials if trial.value is not None] == pytest.approx(
+        [point["objective"] for point in tuned["points"] if point["objective"] is not None]
+    )
+    with pytest.raises(StudyError, match="expected --csv DIR"):
+        said("export", study, "--runs", str(root))
+    with pytest.raises(StudyError, match="expected an Optuna storage"):
+        said("export", study, "--optuna", "nonsense", "--runs", str(root))
