@@ -57,7 +57,7 @@ def ours(trials: int, folder: Path) -> float:
 
 
 def hydra(trials: int, folder: Path) -> float:
-    """Seconds a job between the first job's start and the last one's end: importing Hydra is not counted."""
+    """Seconds a job: a sweep of many less a sweep of one, so that start and imports are not counted."""
     script = folder / "app.py"
     script.write_text(HYDRA, encoding="utf-8")
     outputs = folder / "multirun"
@@ -132,12 +132,10 @@ def main() -> None:
     trials, repetitions = (int(value) for value in (*sys.argv[1:3], *("1000", "5")[len(sys.argv[1:3]) :]))
     load = os.getloadavg()[0]
     found = measure(trials, repetitions)
-    print(
-        f"{os.cpu_count()} cores, load {load:.1f} at the start and {os.getloadavg()[0]:.1f} at the end, {repetitions} alternating repetitions.\n"
-    )
-    print(
-        "| | trials | wall ms a trial, median (range) | CPU ms a trial, start-up included | wall, times ours |\n| --- | --- | --- | --- | --- |"
-    )
+    loads = f"load {load:.1f} at the start and {os.getloadavg()[0]:.1f} at the end"
+    print(f"{os.cpu_count()} cores, {loads}, {repetitions} alternating repetitions.\n")
+    print("| | trials | wall ms a trial, median (range) | CPU ms a trial, start-up included | wall, times ours |")
+    print("| --- | --- | --- | --- | --- |")
     base = statistics.median(wall for wall, _ in found["ablate"])
     for name, rows in found.items():
         walls, cpus = [1000 * wall for wall, _ in rows], [1000 * cpu for _, cpu in rows]
