@@ -1,6 +1,6 @@
 """What a trial that does nothing costs, beside what people would otherwise use.
 
-    python -m benchmarks.overhead [TRIALS] [REPETITIONS]
+    PYTHONPATH=. python benchmarks/overhead.py [TRIALS] [REPETITIONS]
 
 Wall time / trials with two slots; for us up to the committed ledger, workers warm. Peers run a smaller, stated number of trials: Hydra's
 basic launcher (one process, one job after the other), submitit local (one job a trial, two at a time), Optuna with SQLite (two threads).

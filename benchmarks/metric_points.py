@@ -1,6 +1,6 @@
 """Metric points into MLflow's default store (SQLite): our tracker beside `log_metric` one by one and `log_batch`.
 
-    python -m benchmarks.logging [POINTS] [REPETITIONS]
+    PYTHONPATH=. python benchmarks/metric_points.py [POINTS] [REPETITIONS]
 
 All three write to stores of their own in fresh folders; stores are made, and the run created, before the clock starts. `log_metric` gets a
 hundredth of the points, `log_batch` all of them, 1000 a call, which is the most that MLflow takes.
