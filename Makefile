@@ -3,11 +3,12 @@
 # `make test-slow` runs what takes minutes, `make test-slurm` what needs a real Slurm (Debian: munge slurmctld
 # slurmd slurm-client slurmdbd mariadb-server; without them its tests are skipped, or fail where ABLATE_NEEDS_SLURM is set);
 # `.ci/run` runs everything.
+# `make bench` runs all benchmarks one after the other, `make bench-NAME` one (benchmarks/README.md).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow test-slurm check lint types imports docs docs-serve clean
+.PHONY: run test test-slow test-slurm check lint types imports docs docs-serve bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/ablate run studies/collapse.yaml
@@ -38,6 +39,11 @@ docs: $(VENV)/.installed-dev
 
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
+
+bench: $(addprefix bench-,overhead metric_points step step_floor sequential preflight_ranking)
+
+bench-%: benchmarks/%.py $(VENV)/.installed-dev
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python $<
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
