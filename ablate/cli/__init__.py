@@ -123,6 +123,7 @@ def plan(
     from ablate.cli.tables import print_plan
     from ablate.estimate import estimate, keep_pilot
     from ablate.execution.pilot import pilot
+    from ablate.foresight import foresight
     from ablate.loading import load
     from ablate.offers import Offers
     from ablate.plan import plan as plan_study
@@ -140,6 +141,7 @@ def plan(
         found = offers.preflight([offers.config(levels, 0) for _, levels in arms], runs)
         preflight.keep(runs, loaded, offers.code_version(), preflight.summary(arms, found))
     document["preflight"] = preflight.kept(runs, loaded, offers.code_version())
+    document["power"] = foresight(loaded, offers, planned, runs)
     if as_json:
         _print_json(document)
     else:

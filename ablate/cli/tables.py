@@ -120,6 +120,8 @@ def print_plan(document: Mapping[str, Any], file: str) -> None:
     if document["pilot"] is not None:
         console.print(document["pilot"]["said"], markup=False, highlight=False)
     _print_estimate(console, document["estimate"])
+    for sentence in document["power"]["sentences"]:
+        console.print(sentence, markup=False, highlight=False)
     if document["preflight"] is None:
         console.print(f"Not looked at yet, what speaks against its arms: ablate plan {file} --preflight", markup=False, highlight=False)
     else:

@@ -70,11 +70,16 @@ def power_at(pairs: int, effect: float, level: float) -> float:
         effect: In standard deviations of one difference.
         level: One-sided, after correction (alpha / (2 arms) for the first arm of Holm).
 
-    Source: the noncentral t distribution.
+    Source: the noncentral t distribution; where scipy's has no value (NaN at some large effects) the normal approximation of Abramowitz
+    and Stegun 1964, 26.7.10.
     """
-    from scipy.special import nctdtr, stdtrit
+    from scipy.special import nctdtr, ndtr, stdtrit
 
-    return 1.0 - float(nctdtr(pairs - 1, effect * math.sqrt(pairs), -stdtrit(pairs - 1, level)))
+    freedom, centre, critical = pairs - 1, effect * math.sqrt(pairs), float(-stdtrit(pairs - 1, level))
+    missed = float(nctdtr(freedom, centre, critical))
+    if math.isnan(missed):
+        missed = float(ndtr((critical * (1 - 1 / (4 * freedom)) - centre) / math.sqrt(1 + critical**2 / (2 * freedom))))
+    return 1.0 - missed
 
 
 def replicates_needed(effect: float, deviation: float, alpha: float, arms: int = 1, power: float = POWER) -> int | None:

@@ -169,6 +169,14 @@ def test_the_replicates_needed_reach_the_power_and_one_fewer_does_not() -> None:
     assert replicates_needed(1e-6, 1.0, ALPHA) is None
 
 
+def test_power_has_a_value_everywhere_and_rises_with_the_pairs() -> None:
+    for effect in (0.1, 1.0, 5.0, 10.0, 16.56, 100.0):
+        found = [power_at(pairs, effect, 0.05 / 16) for pairs in range(3, 120)]
+        assert all(0 <= one <= 1 for one in found)
+        assert all(later >= earlier - 1e-6 for earlier, later in zip(found, found[1:], strict=False))
+    assert replicates_needed(0.02, 0.0012076, ALPHA, arms=8) == 3
+
+
 def test_power_is_that_of_a_simulation() -> None:
     values = np.random.default_rng(8).normal(1.0, 1.0, (20_000, 6))
     t = values.mean(axis=1) / values.std(axis=1, ddof=1) * math.sqrt(6)
