@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -173,7 +174,7 @@ def test_power_has_a_value_everywhere_and_rises_with_the_pairs() -> None:
     for effect in (0.1, 1.0, 5.0, 10.0, 16.56, 100.0):
         found = [power_at(pairs, effect, 0.05 / 16) for pairs in range(3, 120)]
         assert all(0 <= one <= 1 for one in found)
-        assert all(later >= earlier - 1e-6 for earlier, later in zip(found, found[1:], strict=False))
+        assert all(later >= earlier - 1e-6 for earlier, later in itertools.pairwise(found))
     assert replicates_needed(0.02, 0.0012076, ALPHA, arms=8) == 3
 
 
