@@ -31,7 +31,7 @@ def study(*, rungs: list[int] | None = None, **replicates: Any) -> Study:
             "references": {"untrained": {"steps": 0}},
             "objective": {"metric": "score", "smallest_effect": 0.02},
             "guards": [{"metric": "health", "at_least": 0.2}],
-            "replicates": {"start": 4, "at_most": 6, **replicates},
+            "replicates": {"start": 4, "at_most": 6, "condemn": 2, **replicates},
             "phases": [{"name": "first", "design": "factorial", "factors": {"x": [0, 1]}}],
         }
     )
