@@ -23,6 +23,8 @@ class Signed(Protocol):
 
     @property
     def signature(self) -> str: ...
+    @property
+    def replicate(self) -> int: ...
 
 
 class Observer(Protocol):

@@ -43,6 +43,8 @@ class Progress:
     arms: dict[str, list[str]] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    """Signature to arm and replicate, of all phases so far: who looks on may hear of a trial's end when the next phase has begun."""
     ran: int = 0
 
     def foretold(self, findings: Sequence[Mapping[str, object]]) -> None:
@@ -55,6 +57,7 @@ class Progress:
     def trials(self, phase: str, arms: Mapping[str, Sequence[Signed]]) -> None:
         """These arms' trials are about to be completed."""
         self.arms |= {name: [spec.signature for spec in specs] for name, specs in arms.items()}
+        self.names |= {spec.signature: f"{name} r{spec.replicate}" for name, specs in arms.items() for spec in specs}
         for signatures in self.arms.values():
             for signature in signatures:
                 self.states.setdefault(signature, "queued")
@@ -112,11 +115,8 @@ class Progress:
         return max(rows, key=lambda row: objective.sign * row[1], default=None)
 
     def arm_of(self, signature: str) -> str:
-        """`arm r2` of a trial in this phase."""
-        for name, signatures in self.arms.items():
-            if signature in signatures:
-                return f"{name} r{signatures.index(signature)}"
-        return signature
+        """`arm r2` of a trial, as the last phase that uses it calls it."""
+        return self.names.get(signature, signature)
 
 
 class PlainView:
