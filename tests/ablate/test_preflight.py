@@ -11,6 +11,7 @@ import pytest
 
 from ablate import preflight
 from ablate.errors import StudyError
+from ablate.ledger import Ledger
 from ablate.loading import load
 from ablate.offers import Offers
 from ablate.study import Finding, Study
@@ -100,3 +101,18 @@ def test_the_plan_shows_what_was_foretold_once_it_was_asked_for(study: Path, tmp
     assert plan()["preflight"] == told
     study.write_text(STUDY.replace("smallest_effect: 0.02", "smallest_effect: 0.03"))
     assert plan()["preflight"] is None, "another study was not looked at"
+
+
+def test_what_was_foretold_is_found_again_from_the_ledgers_copy_of_the_study(study: Path, tmp_path: Path) -> None:
+    loaded = load(study)
+    preflight.keep(tmp_path, loaded, "code", [{"path": "x"}])
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.freeze({"study": loaded.model_dump(mode="json", by_alias=True)}, "code", "data")
+    frozen = ledger.frozen()
+    ledger.close()
+    assert frozen is not None
+    again = Study.model_validate(frozen.document["study"])
+    backwards = Study.model_validate(json.loads(json.dumps(loaded.model_dump(mode="json", by_alias=True), sort_keys=True)))
+    for one in (again, backwards, again.model_copy(update={"workers": 7})):
+        assert preflight.kept(tmp_path, one, "code") == [{"path": "x"}]
+    assert preflight.kept(tmp_path, again.model_copy(update={"alpha": 0.1}), "code") is None
