@@ -65,7 +65,9 @@ def _pairing(study: Study, conclusion: Conclusion, evidence: Evidence) -> dict[s
     middle = _median(one.removed for one in known.values())
     among = f"(median of {counted(len(known), 'arm')})"
     told = f"Pairing by replicate took away no variance of a difference {among}."
-    if 0 < middle < 1:
+    if middle >= 1 - 1e-9:
+        told = f"Pairing by replicate took away all variance of a difference {among}."
+    elif middle > 0:
         worth = f"one pair is worth {1 / (1 - middle):.1f} unpaired ones"
         told = f"Pairing by replicate took away {share(middle)} of the variance of a difference {among}: {worth}."
     return {"arms": {name: {"removed": one.removed, "pairs": one.pairs} for name, one in known.items()}, "sentence": told}

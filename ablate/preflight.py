@@ -11,7 +11,7 @@ from pathlib import Path
 from ablate import design
 from ablate.errors import StudyError
 from ablate.offers import Offers
-from ablate.study import BASELINE, STEERING, Finding, Levels, Study, Tune
+from ablate.study import BASELINE, Finding, Levels, Study, Tune, asked_of
 from ablate.trial import write_atomic
 
 Asked = list[tuple[str, Levels]]
@@ -100,8 +100,7 @@ def kept(root: Path, study: Study, code_version: str) -> list[dict[str, object]]
 
 
 def _place(root: Path, study: Study, code_version: str) -> Path:
-    """The same whatever the order of keys, how the study runs, and which keys are left at their defaults: a ledger gives it back sorted, and
-    later versions have more keys."""
-    asked = study.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    said = json.dumps({key: value for key, value in asked.items() if key not in STEERING}, sort_keys=True) + code_version
+    """The same whatever the order of keys, how the study runs, and which keys are left at their defaults: a ledger gives it back sorted,
+    and later versions have more keys."""
+    said = asked_of(study) + code_version
     return root / "preflight" / f"study-{hashlib.sha256(said.encode()).hexdigest()[:32]}.json"

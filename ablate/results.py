@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablate import insight, preflight
+from ablate import history, insight, preflight
 from ablate.answer import Answer, answer
 from ablate.errors import LedgerError
 from ablate.ledger import Ledger, TrialRecord, Use
@@ -77,6 +77,13 @@ class Results:
         failed = Counter(f"{one['phase']}/{one['arm']}" for one in self._failed())
         return insight.fairness(self.study, self.conclusions, placed, self.base, failed)
 
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """Earlier runs of the study and what changed since (`history.earlier`); empty before its last phase is concluded."""
+        if not self.conclusions or self.conclusions[-1].next is not None:
+            return []
+        return history.earlier(self.root, history.entry(self.study, self.conclusions, self.code_version, self.data_hash))
+
     def answer(self) -> Answer:
         """The answer in plain words."""
         return answer(
@@ -111,6 +118,7 @@ class Results:
             "thresholds": {path: found.model_dump(mode="json") for path, found in self.thresholds.items()},
             "answer": said.model_dump(mode="json"),
             "preflight": preflight.kept(self.root, study, self.code_version) or [],
+            "history": self.history,
             "failed_trials": self._failed(),
             "code_version": self.code_version,
             "data_hash": self.data_hash,

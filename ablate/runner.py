@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ablate import design, gates, operating, plan, preflight, trial, verdict
+from ablate import design, gates, history, operating, plan, preflight, trial, verdict
 from ablate.allocation import allocate
 from ablate.errors import BaselineFailed, BudgetSpent, Reopened
 from ablate.execution.pool import Queue, QueueEvent
@@ -77,6 +77,7 @@ def run(study: Study, root: Path, observer: Observer) -> list[Conclusion]:
             with contextlib.suppress(Reopened):  # what is decided already is found on record the second time
                 concluded = _phases(stage, observer)
         ledger.event("done", f"{study.study}: {len(concluded)} phases concluded")
+        history.record(root, history.entry(study, concluded, offers.code_version(), data_hash))
         return concluded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -478,6 +479,12 @@ class Study(_Strict):
     def replicates_of(self, phase: Phase) -> Replicates:
         """The phase's own replicates, else the study's."""
         return phase.replicates or self.replicates
+
+
+def asked_of(study: Study) -> str:
+    """What a study asks, as one text: without how it runs, and without keys left at their defaults, since later versions have more."""
+    document = study.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return json.dumps({key: value for key, value in document.items() if key not in STEERING}, sort_keys=True)
 
 
 def steered(document: Mapping[str, object]) -> dict[str, object]:

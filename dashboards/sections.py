@@ -328,6 +328,8 @@ def how(results: Results, document: Document) -> str:
     statistics = f"<h3>How it was decided</h3>{listing(_statistics(document))}"
     limits = f"<h3>Keep in mind</h3>{listing(document['answer']['warnings'])}"
     limits += f"<h3>Was it a fair comparison?</h3><p>{text(document['fairness']['sentence'])}</p>"
+    before = [" ".join(one["changed"]) for one in document["history"]]
+    limits += f"<h3>Earlier runs of this study</h3>{listing(before)}" if before else ""
     return f"<h2>How it was run</h2>{described(rows)}{failures}{statistics}{limits}"
 
 

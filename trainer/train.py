@@ -97,12 +97,13 @@ def _train(settings: TrainerConfig, device: torch.device, progress: Progress, ru
     probe = Probe(scans, split.test if settings.measure.split == "test" else split.select, settings)
     learner, measures = Learner(settings, device), TrainMeasures(settings, scans)
     speed = Speed.of(settings, device)
-    if not resume(directory, settings, learner, measures, progress) and settings.loop.start_from is not None:
+    resumed = resume(directory, settings, learner, measures, progress)
+    if not resumed and settings.loop.start_from is not None:
         learner.start_from(checkpoint.starting_weights(Path(settings.loop.start_from), settings))
 
     feed = batches(scans, split.train, settings, progress.step, rank(), ranks())
     try:
-        if settings.loop.steps == 0:
+        if settings.loop.steps == 0 and not resumed:  # the checkpoint holds what calibration found
             calibrate(learner, feed)
         while progress.step < settings.loop.steps and progress.stopped is None:
             advance(learner, measures, progress, feed, settings, directory)

@@ -294,6 +294,24 @@ def explain(
 
 
 @app.command()
+def history(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs")) -> None:
+    """What earlier runs of a study concluded, and what changed since."""
+    from datetime import datetime
+
+    from ablate.history import TIME
+    from ablate.results import Results
+
+    found = Results(runs, _name(study)).history
+    if as_json:
+        _print_json({"study": _name(study), "history": found})
+        return
+    for one in found:
+        typer.echo(f"{datetime.fromtimestamp(one[TIME]).astimezone():%Y-%m-%d %H:%M}  {' '.join(one['changed'])}")
+    if not found:
+        typer.echo(f"{_name(study)}: no earlier run is on record here.")
+
+
+@app.command()
 def export(
     study: StudyFile,
     csv: Annotated[Path | None, typer.Option("--csv", help="Folder for arms.csv, trials.csv and curves.csv.")] = None,

@@ -32,7 +32,13 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
     document, offers, found = _overridden(checks.with_dotted_levels(document), changes)
     document, unread = programs.resolved(checks.with_dotted_levels(document))
     problems += (
-        found + unread + programs.kinds(document) + programs.problems_of(document) + checks.names(document) + checks.shapes(document)
+        found
+        + unread
+        + programs.kinds(document)
+        + programs.problems_of(document)
+        + checks.names(document)
+        + checks.guards(document)
+        + checks.shapes(document)
     )
     if offers is not None:
         problems += checks.settings(document, offers)

@@ -44,6 +44,20 @@ def with_dotted_levels(document: Document) -> Document:
     return changed
 
 
+def guards(document: Document) -> list[Problem]:
+    """Guards that forbid what the objective asks for."""
+    objective = _mapping(document.get("objective"))
+    wrong, better = ("at_least", "less") if objective.get("direction") == "minimize" else ("at_most", "more")
+    problems = []
+    for index, guard in enumerate(_list(document.get("guards"))):
+        if _mapping(guard).get("metric") == objective.get("metric") is not None and _mapping(guard).get(wrong) is not None:
+            text = (
+                f"forbids what the objective asks for: {better} of {objective.get('metric')} is better. Take it out, or turn the direction."
+            )
+            problems.append(Problem(("guards", index, wrong), text))
+    return problems
+
+
 _TAKEN = {REFERENCES: "the study's references in the ledger", CONFIRMATION: "the last phase, which comes by itself (`confirm: true`)"}
 
 

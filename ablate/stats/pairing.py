@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ablate.stats.effects import LEAST_PAIRS
+from ablate.stats.effects import CONSTANT, LEAST_PAIRS
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def removed(arm: Mapping[int, float], other: Mapping[int, float]) -> Pairing | N
     if len(common) < LEAST_PAIRS:
         return None
     unpaired = _variance([arm[r] for r in common]) + _variance([other[r] for r in common])
-    if unpaired <= 0:
+    scale = max(max(abs(arm[r]), abs(other[r])) for r in common)
+    if unpaired <= (CONSTANT * scale) ** 2:  # rounding only
         return None
     paired = _variance([arm[r] - other[r] for r in common])
     return Pairing(paired, unpaired, 1 - paired / unpaired, len(common))

@@ -169,6 +169,12 @@ def test_the_two_problems_of_the_style_guide_read_as_it_shows_them(tmp_path: Pat
         ("untrained:", "baseline:", "references.baseline: the reference arm has this name. Choose another."),
         ("smallest_effect: 0.02", "smallest_effect: 0", "objective.smallest_effect: expected a number above 0 but got 0."),
         (", at_least: 0.5}", "}", "guards[1]: expected at_least or at_most (or both). Add the bound that an arm must respect."),
+        (
+            "{metric: probe/marginal_entropy, at_least: 0.5}",
+            "{metric: probe/local_to_global_mrr, at_most: 0.5}",
+            "guards[1].at_most: forbids what the objective asks for: more of probe/local_to_global_mrr is better. "
+            "Take it out, or turn the direction.",
+        ),
         ("at_most: 6", "at_most: 3", "replicates.at_most: expected at least start=4 but got 3."),
         ("hours: 2", "hours: .inf", "budget.hours: expected a finite number but got inf."),
         ("false, true]", "false, no]", "phases[0].factors.crops.localcrops_subset_of_globalcrops[1]: expected true or false but got 'no'."),

@@ -173,6 +173,8 @@ def test_the_untrained_network_is_calibrated_and_probed_and_nothing_else(tmp_pat
     assert not any(name.startswith("loop/") for name in result)
     weights = weights_in(tmp_path, config)
     assert weights["student.dino_head.norm.batches"] == 4
+    again = train(config, Recorder(tmp_path))
+    assert without_clock(again) == without_clock(result), "killed after its checkpoint and before its result, it is not calibrated twice"
     trained = weights_in_at_start(tmp_path / "other")
     assert torch.equal(weights["student.backbone.patch_embedding.weight"], trained)
 

@@ -27,3 +27,8 @@ def test_the_share_removed_is_twice_the_covariance_over_both_variances() -> None
 def test_too_few_pairs_or_no_spread_say_nothing() -> None:
     assert removed({0: 1.0, 1: 2.0, 2: math.nan}, {0: 1.0, 1: 1.5, 2: 1.0}) is None
     assert removed(dict.fromkeys(range(4), 1.0), dict.fromkeys(range(4), 2.0)) is None
+
+
+def test_arms_that_differ_by_rounding_only_have_no_pairing() -> None:
+    constant = dict.fromkeys(range(4), 0.1)
+    assert removed(constant, dict.fromkeys(range(4), 0.1 * 3 / 3)) is None
