@@ -94,7 +94,9 @@ def test_a_hydra_application_is_ablated_as_it_is(bench: Bench) -> None:
     verdicts = {arm["name"]: arm["verdict"] for arm in bench.report("hydra_app")["phases"][0]["arms"]}
     assert verdicts["features=4"] == "adopt"
     overrides = [(a / "command/.hydra/overrides.yaml").read_text() for a in bench.attempts()]
-    assert sum("model.features=4" in text for text in overrides) == 3, "the application itself says what it was given"
+    assert sum("model.features=4" in text for text in overrides) == 2 * 3, (
+        "the application itself says what it was given, in its phase and where it is confirmed"
+    )
     assert all(steps_of(attempt) == list(range(30, 301, 30)) for attempt in bench.attempts())
     assert not bench.commands()
 
