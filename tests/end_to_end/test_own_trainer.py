@@ -17,6 +17,8 @@ import psutil
 import pytest
 from workplace import REPOSITORY
 
+from ablate.trial import AttemptFiles, read_metrics
+
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("own_trainer")]
 
 
@@ -84,8 +86,8 @@ def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def steps_of(attempt: Path) -> list[int]:
-    rows = map(json.loads, (attempt / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return [row["step"] for row in rows if row["metrics"].keys() & {"train/loss", "train/mse"}]
+    """Steps of the stream as all read it: one that was told, but not saved before the kill, is told again and counts once."""
+    return [step for step, metrics in read_metrics(AttemptFiles(attempt)) if metrics.keys() & {"train/loss", "train/mse"}]
 
 
 def test_a_hydra_application_is_ablated_as_it_is(bench: Bench) -> None:
