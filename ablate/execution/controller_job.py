@@ -23,6 +23,7 @@ from types import FrameType
 from ablate.errors import Interrupted, StudyError
 from ablate.execution import sbatch, scheduler
 from ablate.execution.base import Identity
+from ablate.execution.scheduler import ENDING
 from ablate.study import ControllerJob, Study
 from ablate.trial import write_atomic
 
@@ -124,7 +125,7 @@ def _queue(_turn: int) -> dict[str, Queued] | None:
     if told is None:
         return None
     jobs = [Queued(*line.split("|")[:3]) for line in told.splitlines() if line.endswith("-controller")]
-    return {job.number: job for job in jobs if job.state != "COMPLETING"}
+    return {job.number: job for job in jobs if job.state != ENDING}
 
 
 def cancel(number: str) -> None:

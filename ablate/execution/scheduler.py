@@ -14,6 +14,9 @@ PATIENCE_S = 20.0
 
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 
+ENDING = "COMPLETING"
+"""Told to end; its processes may have until KillWait for it, or be there no more while Slurm waits for a node that is down."""
+
 T = TypeVar("T")
 
 
@@ -60,14 +63,14 @@ def answered(command: Sequence[str], patience_s: float | None = None) -> str | N
 
 
 def jobs_of() -> dict[str, Job] | None:
-    """This user's jobs of any study that wait or run, by `key_of`; None where Slurm does not answer."""
+    """This user's jobs of any study that wait, run or come to their end, by `key_of`; None where Slurm does not answer."""
     told = answered(["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%r|%K|%j"])
     if told is None:
         return None
     found = {}
     for line in told.splitlines():
         number, state, reason, index, name = line.split("|", 4)
-        if name.startswith("ablate-") and state != "COMPLETING":
+        if name.startswith("ablate-"):
             found[key_of(name, None if index == "N/A" else int(index))] = Job(number, state, "" if reason == "None" else reason)
     return found
 

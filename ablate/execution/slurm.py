@@ -19,7 +19,7 @@ from ablate.execution import sbatch, scheduler
 from ablate.execution.base import WorkerFiles, thread_environment
 from ablate.execution.clock import SYSTEM, Clock
 from ablate.execution.lease import Liveness
-from ablate.execution.scheduler import WAITING, Aside, Job
+from ablate.execution.scheduler import ENDING, WAITING, Aside, Job
 from ablate.study import Study
 from ablate.trial import write_atomic
 
@@ -148,7 +148,8 @@ class Slurm:
 
     def coming(self, worker: WorkerFiles) -> bool:
         """Whether its job waits, starts, or is being submitted."""
-        return self.pending(worker) is not None or self._key(worker) in (self._jobs or {})
+        waits, job = self.pending(worker), (self._jobs or {}).get(self._key(worker))
+        return waits is not None or (job is not None and job.state != ENDING)
 
     def failure(self, worker: WorkerFiles) -> str | None:
         """Why a worker will not report: it could not be submitted, or its job ended before it came to it."""
@@ -156,7 +157,7 @@ class Slurm:
         if launcher is not None and launcher.poll() not in (None, 0) and self._key(worker) not in (self._jobs or {}):
             log = f"{worker.directory.parent}/*/log.txt"
             return f"submitting it to Slurm ended with {launcher.returncode}: {_last_line(worker)} Log: {log}"
-        if self._over(worker):
+        if self._over(worker, ENDING):
             return f"its job ended before it came to it. Log: {worker.directory}/submitit"
         return None
 
@@ -176,10 +177,12 @@ class Slurm:
 
         take_over(worker.directory, key, job.number)
 
-    def _over(self, worker: WorkerFiles) -> bool:
-        """Slurm had its job, and has it no more."""
+    def _over(self, worker: WorkerFiles, *states: str) -> bool:
+        """Slurm had its job, and has it no more, or in one of these states."""
         key = self._key(worker)
-        return key in self._seen and self._jobs is not None and key not in self._jobs
+        if key not in self._seen or self._jobs is None:
+            return False
+        return key not in self._jobs or self._jobs[key].state in states
 
     def _key(self, worker: WorkerFiles) -> str:
         """By what its job is found."""

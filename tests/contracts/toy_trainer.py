@@ -1,7 +1,8 @@
 """A trainer without torch: a sum that depends on every step, checkpoints, and faults on demand.
 
-Config: `steps`, `seed`, `step_s`, `checkpoint_every`, `counts` (folder in which each start leaves a file), `fault`, `gain` (added at each
-step), `probed` (report the objective at each step too), `environment` (a variable whose value it leaves in `environment.json`).
+Config: `steps`, `seed`, `step_s`, `checkpoint_every`, `save_s` (seconds that a checkpoint takes), `counts` (folder in which each start
+leaves a file), `fault`, `gain` (added at each step), `probed` (report the objective at each step too), `environment` (a variable whose
+value it leaves in `environment.json`).
 A fault that names a file (`once`) strikes only while that file is absent, and creates it; one with `while` strikes as long as
 that file is there, one with `seed` in that replicate alone.
 """
@@ -43,6 +44,7 @@ def _summed(config: Mapping[str, Any], run: Any, share: Callable[[int], float]) 
         time.sleep(config.get("step_s", 0.0))
         go_on = run.report(step, {"train/total": total} | ({"probe/total": total} if config.get("probed") else {}))
         if (step + 1) % config.get("checkpoint_every", 1) == 0 or not go_on:
+            time.sleep(config.get("save_s", 0.0))
             beside = run.directory / ".checkpoint"
             beside.write_text(json.dumps([step + 1, total]))
             os.replace(beside, checkpoint)

@@ -99,6 +99,15 @@ def test_a_job_that_is_taken_away_costs_its_trial_nothing(stage: Stage, cluster:
     stage.check_nothing_done_again(spec)
 
 
+def test_a_job_that_is_told_to_end_gets_its_time_to_save(stage: Stage, cluster: Cluster) -> None:
+    """Slurm is asked twice and more while the checkpoint is written, and says that the job completes."""
+    spec = stage.spec(0, steps=60, step_s=0.05, checkpoint_every=1000, save_s=1.5)
+    during(stage, [spec], lambda: cluster.run("scancel", *cluster.jobs()))
+    stage.check_done([spec])
+    assert stage.causes(spec) == [Cause.STOPPED, None]
+    assert stage.starts(0)[1] > 0
+
+
 def test_a_queue_that_does_not_move_is_said_and_a_stop_takes_the_jobs_back(stage: Stage, cluster: Cluster) -> None:
     for node in ("n1", "n2"):
         cluster.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
