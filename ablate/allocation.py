@@ -21,11 +21,11 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from ablate.conclusion import Evidence, Metrics, Stops, guard_states, series
 from ablate.stats.effects import paired
 from ablate.stats.looks import Looks
 from ablate.stats.stopping import judge
 from ablate.study import BASELINE, Guard, Phase, Replicates, Study
-from ablate.verdict import Evidence, Metrics, guard_states, series
 from ablate.words import counted, listed, number, share
 
 HOPELESS = 0.05
@@ -41,14 +41,7 @@ class Allocation:
 
     replicates: Mapping[str, int]
     """Arm to the replicates that it should have in all; the baseline's are also those of the references."""
-    stopped: Mapping[str, str]
-    """Arm to the sentence that says why it gets no more, where it has fewer than `at_most`."""
-    condemned: Sequence[str]
-    """Arms given up for a broken guard, without the checked ones."""
-    hopeless: Sequence[str]
-    """Arms given up at a rung, without the checked ones."""
-    checked: Mapping[str, bool]
-    """Arms that were given up and run on, to check the rules; whether what they show at `start` agrees, as far as they are."""
+    stops: Stops
     until: int | None = None
     """The rung to which the replicates run now; none: to their end."""
 
@@ -86,9 +79,9 @@ def allocate(
     left = [arm for arm in arms if arm not in hopeless]
     rung = next((step for step in sorted(study.rungs) if step not in (at_rungs or {})), None)
     if not given and rung is not None:
-        return Allocation(dict.fromkeys(left, plan.start), dict(slow), (), hopeless, spared, rung)
+        return Allocation(dict.fromkeys(left, plan.start), Stops(slow, (), hopeless, spared), rung)
     if not given:
-        return Allocation(dict.fromkeys(left, first), {}, (), hopeless, spared)
+        return Allocation(dict.fromkeys(left, first), Stops(slow, (), hopeless, spared))
     open_ = [arm for arm in rivals if arm not in same and arm not in hopeless]
     broken = {arm: found for arm in open_ if (found := _broken_throughout(study.guards, evidence.get(arm, {}), plan, first)) is not None}
     checked = {
@@ -110,7 +103,7 @@ def allocate(
         more, why = _after_start(study, plan, going, wanted, evidence, references, len(condemned) + len(hopeless))
         wanted |= {arm: wanted[arm] + 1 for arm in more}
         stopped |= why
-    return Allocation({BASELINE: max([first, *wanted.values()]), **wanted}, stopped, condemned, hopeless, checked | spared)
+    return Allocation({BASELINE: max([first, *wanted.values()]), **wanted}, Stops(stopped, condemned, hopeless, checked | spared))
 
 
 def _hopeless(study: Study, at_rungs: AtRungs, rivals: Sequence[str]) -> dict[str, str]:

@@ -8,9 +8,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ablate import transfer
+from ablate.conclusion import ArmVerdict, Conclusion, Evidence, Metrics, unconfirmed
 from ablate.stats.effects import Paired, mean, paired
 from ablate.study import BASELINE, CONFIRMATION, Arm, Level, Levels, Question, Study
-from ablate.verdict import ArmVerdict, Conclusion, Evidence, Metrics
 from ablate.words import between, counted, listed, number
 
 NOT_LEARNED = "collapse prevented, learning not shown"
@@ -276,7 +276,7 @@ def _warnings(study: Study, conclusions: Sequence[Conclusion], winner: ArmVerdic
     if idle:
         said.append(f"Equal to their baseline in every replicate, so without effect under these settings: {listed(idle)}.")
     missing = [phase.name for phase in study.phases if phase.name not in {conclusion.phase for conclusion in conclusions}]
-    if winner is not None and study.confirm and conclusions[-1].phase != CONFIRMATION and conclusions[-1].next is None:
+    if unconfirmed(study, conclusions):
         said.append("The winner has not met the study's baseline on fresh replicates yet: run the same command again.")
     said += _checks(conclusions)
     if missing and conclusions[-1].next is not None:
@@ -298,7 +298,7 @@ def _checks(conclusions: Sequence[Conclusion]) -> list[str]:
         return []
     wrong = [check.arm for check in checks if not check.confirmed]
     given_up = sum(text.startswith("Stopped") for conclusion in conclusions for text in conclusion.stopped.values())
-    said = f"{counted(given_up, 'arm')} stopped early; {counted(len(checks), 'other')} that would have ran on to check the rules: "
+    said = f"{counted(given_up, 'arm')} stopped early; {counted(len(checks), 'other')} that would have run on to check the rules: "
     return [said + ("each bears them out." if not wrong else f"{listed(wrong)} did not, so that rule stopped no arm of its phase.")]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ablate.conclusion import Conclusion
 from ablate.study import Phase, Solved, Study
-from ablate.verdict import Conclusion
 
 
 def pass_through(study: Study, phase: Phase, conclusion: Conclusion) -> Conclusion:

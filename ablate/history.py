@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ablate.conclusion import Conclusion
 from ablate.study import BASELINE, CONFIRMATION, Study, asked_of
-from ablate.verdict import Conclusion
 from ablate.words import between, listed, number
 
 TIME = "ended_s"

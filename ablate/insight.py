@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ablate import design
+from ablate.conclusion import Conclusion, Evidence, series
 from ablate.stats import factorial, pairing
 from ablate.stats.attribution import Attribution, Components, attribute
 from ablate.stats.looks import Looks
 from ablate.stats.power import POWER, detectable, noise_floor, replicates_needed
 from ablate.study import BASELINE, CONFIRMATION, Arm, Level, Levels, Phase, Study, Tune
-from ablate.verdict import Conclusion, Evidence, series
 from ablate.words import counted, listed, number, share
 
 Placed = Mapping[str, Mapping[str, Levels]]

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ablate.conclusion import Point
 from ablate.design import same
 from ablate.proposals import Tuner
 from ablate.stats.operating_range import Measured, OperatingRange, Threshold, operating_range
 from ablate.study import Level, Levels, Phase, Range, Study, Tune
-from ablate.verdict import Point, best_point
+from ablate.verdict import best_point
 from ablate.words import counted, listed, number
 
 

@@ -24,7 +24,7 @@ if typing.TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
-    from ablate.verdict import Point
+    from ablate.conclusion import Point
 
 ASKS_A_POINT = 25
 """After so many points in a row that are infeasible or known, fewer are returned than were asked for."""

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ablate import history, insight, preflight
 from ablate.answer import Answer, answer
+from ablate.conclusion import Conclusion, Evidence, ended, mean_metrics
 from ablate.errors import LedgerError
 from ablate.ledger import Ledger, TrialRecord, Use
 from ablate.study import BASELINE, REFERENCES, Study
 from ablate.thresholds import Threshold, thresholds
 from ablate.trial import TrialFiles, TrialResult, TrialState, flatten, read_metrics, result_of
-from ablate.verdict import Conclusion, Evidence, mean_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +80,7 @@ class Results:
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         """Earlier runs of the study and what changed since (`history.earlier`); empty before its last phase is concluded."""
-        if not self.conclusions or self.conclusions[-1].next is not None:
+        if not ended(self.study, self.conclusions):
             return []
         return history.earlier(self.root, history.entry(self.study, self.conclusions, self.code_version, self.data_hash))
 

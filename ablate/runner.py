@@ -9,13 +9,13 @@ from typing import Protocol
 
 from ablate import design, gates, history, operating, plan, preflight, trial, verdict
 from ablate.allocation import allocate
+from ablate.conclusion import Conclusion, Point, unconfirmed
 from ablate.errors import BaselineFailed, BudgetSpent, Reopened
 from ablate.execution.pool import Queue, QueueEvent
 from ablate.ledger import Ledger
 from ablate.offers import Offers
 from ablate.proposals import Told, Tuner
 from ablate.study import BASELINE, CONFIRMATION, REFERENCES, Arm, Levels, Phase, Study, Tune
-from ablate.verdict import Conclusion
 
 
 class Signed(Protocol):
@@ -91,7 +91,7 @@ def _phases(stage: Stage, observer: Observer) -> list[Conclusion]:
         observer.concluded(conclusion)
         concluded.append(conclusion)
         carried, name = dict(conclusion.winner_levels), conclusion.next
-        if name is None and conclusion.phase != CONFIRMATION and stage.study.confirm and any(c.winner != BASELINE for c in concluded):
+        if unconfirmed(stage.study, concluded):
             name = CONFIRMATION
     return concluded
 
@@ -159,7 +159,7 @@ class Stage:
                     self.ledger.event("preflight", f"{phase.name}: {arm.name}: {finding.path}: {finding.what} {finding.mend}")
 
     def _decide(
-        self, phase: Phase, arms: Sequence[Arm], first: int, points: Sequence[verdict.Point] = (), over: Levels | None = None
+        self, phase: Phase, arms: Sequence[Arm], first: int, points: Sequence[Point] = (), over: Levels | None = None
     ) -> Conclusion:
         """Give replicates, from number `first` on, until nothing is open, and decide.
 
@@ -167,8 +167,13 @@ class Stage:
             over: Settings of these trials over all others.
         """
 
+        kept: dict[tuple[str, str], list[trial.TrialSpec]] = {}
+
         def specs_of(place: str, arm: Arm, count: int) -> list[trial.TrialSpec]:
-            return self._specs(place, arm, range(first, first + count), over)
+            specs = kept.setdefault((place, arm.name), [])
+            if count > len(specs):
+                specs += self._specs(place, arm, range(first + len(specs), first + count), over)
+            return specs[:count]
 
         beside = [Arm(name=n, levels={**self.study.baseline, **levels}) for n, levels in self.study.references.items()]
         origin = Arm(name=BASELINE, levels=dict(self.study.baseline))
@@ -187,7 +192,8 @@ class Stage:
             if not decided.more(given):
                 break
             if decided.until is not None:
-                racing = {arm.name: specs_of(phase.name, arm, decided.replicates.get(arm.name, 0)) for arm in arms}
+                with self.ledger.transaction():
+                    racing = {arm.name: specs_of(phase.name, arm, decided.replicates.get(arm.name, 0)) for arm in arms}
                 self._complete(phase.name, racing, decided.until)
                 at_rungs[decided.until] = {name: self._at_rung(found, decided.until) for name, found in racing.items()}
                 if not any(at_rungs[decided.until].values()):
@@ -195,9 +201,10 @@ class Stage:
                     self.ledger.event("rung", said)
                 continue
             given = {arm: max(count, given.get(arm, 0)) for arm, count in decided.replicates.items()}
-            wanted = {"study baseline": specs_of(REFERENCES, origin, given[BASELINE])}
-            wanted |= {arm.name: specs_of(REFERENCES, arm, given[BASELINE]) for arm in beside}
-            wanted |= {arm.name: specs_of(phase.name, arm, given.get(arm.name, 0)) for arm in arms}
+            with self.ledger.transaction():
+                wanted = {"study baseline": specs_of(REFERENCES, origin, given[BASELINE])}
+                wanted |= {arm.name: specs_of(REFERENCES, arm, given[BASELINE]) for arm in beside}
+                wanted |= {arm.name: specs_of(phase.name, arm, given.get(arm.name, 0)) for arm in arms}
             self._complete(phase.name, wanted)
         return verdict.conclude(
             self.study,
@@ -209,10 +216,7 @@ class Stage:
             collapse={name: self._collapse(found) for name, found in specs.items()},
             same=same,
             points=points,
-            stopped=decided.stopped,
-            condemned=decided.condemned,
-            hopeless=decided.hopeless,
-            checked=decided.checked,
+            stops=decided.stops,
             asked={arm: range(first, first + count) for arm, count in given.items()},
         )
 
@@ -221,7 +225,7 @@ class Stage:
         tuner = Tuner(phase, carried, self.offers.setting_types(), self.study.objective.direction)
         counts = self.study.replicates_of(phase)
         replicates = range(counts.first, counts.first + counts.start)
-        points: list[verdict.Point] = []
+        points: list[Point] = []
         also = [goal.metric for goal in tune.also]
         refused: list[operating.Refused] = []
         for size in tune.batches:

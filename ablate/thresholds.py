@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ablate.conclusion import Conclusion, Point
 from ablate.study import BASELINE, Level, Levels, Phase, Range, Study, Tune
 from ablate.trial import flatten
-from ablate.verdict import Conclusion, Point
 
 
 class Threshold(BaseModel):

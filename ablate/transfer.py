@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+from ablate.conclusion import Conclusion, Interval
 from ablate.errors import StudyError
 from ablate.study import BASELINE, CONFIRMATION, Arm, Confirms, Levels, Phase, Study
-from ablate.verdict import Conclusion, Interval
 from ablate.words import between, listed, number
 
 FIRST_REPLICATE = 500

@@ -6,146 +6,31 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from ablate.conclusion import (
+    NO_STOPS,
+    ArmVerdict,
+    Check,
+    Conclusion,
+    Evidence,
+    GuardState,
+    Interval,
+    Metrics,
+    Point,
+    ReferenceState,
+    Stops,
+    VerdictWord,
+    guard_states,
+    mean_metrics,
+    series,
+)
 from ablate.stats.effects import LEAST_PAIRS, Paired, mean, paired
 from ablate.stats.family import Estimate, better_than_all, estimates
 from ablate.stats.looks import Looks
 from ablate.stats.sequential import Course, course
 from ablate.stats.stopping import cost_to_decide
-from ablate.study import BASELINE, CONFIRMATION, Arm, Guard, Levels, Phase, Study
+from ablate.study import BASELINE, CONFIRMATION, Arm, Phase, Study
 from ablate.words import between, listed, number, probability
-
-Metrics = Mapping[str, float]
-Evidence = Mapping[str, Mapping[int, Metrics]]
-"""Arm (or reference) to replicate to final metrics; a replicate without a result is absent."""
-
-VerdictWord = Literal["adopt", "reject", "undecided", "baseline"]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Interval(_Frozen):
-    """A paired mean difference, sign as the metric has it; simultaneous over the phase's arms."""
-
-    mean: float
-    low: float | None
-    """None: no interval is defined (too few pairs, or no variance)."""
-    high: float | None
-    individual: tuple[float, float] | None = None
-    """The interval of this arm alone, without correction: for looking, never for deciding."""
-
-
-class GuardState(_Frozen):
-    """A guard and the arm's mean over replicates that it was held against."""
-
-    guard: str
-    metric: str
-    value: float | None
-    """None: no replicate reported the metric."""
-    holds: bool
-
-
-class ReferenceState(_Frozen):
-    """An arm beside a reference of the study."""
-
-    name: str
-    difference: float | None
-    """Paired mean difference (arm - reference), sign as the metric has it."""
-    individual: tuple[float, float] | None
-    beaten: bool
-    """Shown to be better, with the error rate of the phase over all arms."""
-
-
-class ArmVerdict(_Frozen):
-    """What a phase says of one arm."""
-
-    name: str
-    levels: Levels
-    carried: bool
-    """Whether this arm is the winner carried in from the phase before (the baseline of every phase but the first)."""
-    replicates: int
-    """Replicates with a result."""
-    effect: Interval | None
-    total_effect: Interval | None
-    """Against the study's own baseline."""
-    p_adjusted: float | None
-    """Twice the Holm-adjusted one-sided p of "better than the phase's baseline"; below alpha exactly where the interval excludes 0 on the
-    good side. None: no test is defined."""
-    metrics: dict[str, float]
-    """Mean over the replicates that reported it."""
-    collapse: str | None
-    guards: list[GuardState]
-    references: list[ReferenceState] = []
-    verdict: VerdictWord
-    reason: str
-    same_trials_as_baseline: bool = False
-    cost_to_decide: str | None = None
-    """What deciding would take, for an undecided arm with a spread."""
-
-
-class Check(_Frozen):
-    """An arm that a stopping rule had given up and that ran on all the same, to see whether the rule was right."""
-
-    arm: str
-    replicates: int
-    confirmed: bool
-    """Whether its `start` replicates at full length bear that out."""
-
-
-class Point(_Frozen):
-    """A tuning point and what came of it."""
-
-    name: str
-    levels: Levels
-    objective: float | None
-    """Mean over replicates; None: a replicate failed or did not report it."""
-    guards: list[GuardState]
-    feasible: bool
-    """Has an objective and respects the guards, so that it can be recommended."""
-    values: dict[int, float] = {}
-    """Replicate to objective, finite ones."""
-    others: list[float | None] = []
-    """Means of the design's further objectives."""
-
-
-class Conclusion(_Frozen):
-    """The decision of a phase."""
-
-    phase: str
-    winner: str
-    winner_levels: Levels
-    arms: list[ArmVerdict]
-    """The baseline first, then in the order of the design."""
-    advance: bool = True
-    next: str | None = None
-    """The phase that comes next; `gates.pass_through` sets it."""
-    reason: str
-    inert: list[str] = []
-    """Settings without effect under the winner's others, as the trainer says: no advice to change them makes sense."""
-    points: list[Point] = []
-    looks: tuple[int, int] | None = None
-    """Replicates at the first and at the last planned look, for which the error rate is stated; None: decided before there were any."""
-    stopped: dict[str, str] = {}
-    """Arm to the reason why it got fewer replicates than it might have."""
-    checks: list[Check] = []
-    operating: dict[str, object] | None = None
-    """Of a tuning phase: `operating.operating`."""
-
-    def arm(self, name: str) -> ArmVerdict:
-        """The arm of that name.
-
-        Raises:
-            KeyError: None has it.
-        """
-        for arm in self.arms:
-            if arm.name == name:
-                return arm
-        raise KeyError(name)
 
 
 def conclude(
@@ -159,10 +44,7 @@ def conclude(
     collapse: Mapping[str, Mapping[int, str]],
     same: Collection[str] = (),
     points: Sequence[Point] = (),
-    stopped: Mapping[str, str] | None = None,
-    condemned: Collection[str] = (),
-    hopeless: Collection[str] = (),
-    checked: Mapping[str, bool] | None = None,
+    stops: Stops = NO_STOPS,
     asked: Mapping[str, Collection[int]] | None = None,
 ) -> Conclusion:
     """Decide a phase from its finished trials.
@@ -174,10 +56,7 @@ def conclude(
         collapse: Arm to replicate to kind of collapse, as the trainer says.
         same: Arms whose trials are the baseline's trials.
         points: What a tuning phase measured before its competition.
-        stopped: Arm to the reason why it got no more replicates.
-        condemned: Arms given up before any test; they stay members of the family.
-        hopeless: Arms given up at a rung; they stay members too.
-        checked: Arms that were given up and ran on, and whether they bear that out.
+        stops: Arms that were given up stay members of the family, as if their p were 1: what gave them up may go with their objective.
         asked: Arm to the replicates that it was given; none: all that the others have. One that was not given is not missing.
 
     Returns:
@@ -200,17 +79,17 @@ def conclude(
     benefits = {name: against(name, evidence.get(BASELINE, {})) for name in rivals if name not in same}
     total = {arm.name: against(arm.name, origin) for arm in arms}
     over = {reference: {name: against(name, found) for name in rivals} for reference, found in references.items()}
-    plan, untested = study.replicates_of(phase), sum(not benefits[arm].testable for arm in [*condemned, *hopeless] if arm in benefits)
-    looks = Looks(plan.start, plan.at_most)
+    plan, given_up = study.replicates_of(phase), {*stops.condemned, *stops.hopeless}
+    looks, untested = Looks(plan.start, plan.at_most), len(given_up)
+    tested = {name: pairs for name, pairs in benefits.items() if name not in given_up}
     family = _Family(
-        effects=estimates(benefits, study.alpha, looks, untested),
-        totals=estimates(total, study.alpha, looks, untested),
-        adopted_p=better_than_all(benefits, over, looks, untested),
-        single_p={reference: better_than_all(benefits, {reference: found}, looks, untested) for reference, found in over.items()},
+        effects=estimates(tested, study.alpha, looks, untested),
+        totals=estimates({name: pairs for name, pairs in total.items() if name not in given_up}, study.alpha, looks, untested),
+        adopted_p=better_than_all(tested, over, looks, untested),
+        single_p={reference: better_than_all(tested, {reference: found}, looks, untested) for reference, found in over.items()},
         looks=looks,
-        members=untested + sum(pairs.testable for pairs in benefits.values()),
+        members=untested + sum(pairs.testable for pairs in tested.values()),
     )
-    stopped, checked = stopped or {}, checked or {}
     judged = [
         _judge(
             study,
@@ -222,8 +101,8 @@ def conclude(
             total=total[arm.name],
             over={reference: pairs[arm.name] for reference, pairs in over.items() if arm.name in pairs},
             collapse=collapse.get(arm.name, {}),
-            stopped=stopped.get(arm.name, ""),
-            hopeless=arm.name in hopeless,
+            stopped=stops.said.get(arm.name, ""),
+            hopeless=arm.name in stops.hopeless,
         )
         for arm in sorted(arms, key=lambda arm: arm.name != BASELINE)
     ]
@@ -236,8 +115,10 @@ def conclude(
         reason=_phase_reason(study, winner, judged),
         points=list(points),
         looks=(plan.start, plan.at_most),
-        stopped=dict(stopped),
-        checks=[Check(arm=one.name, replicates=one.replicates, confirmed=checked[one.name]) for one in judged if one.name in checked],
+        stopped=dict(stops.said),
+        checks=[
+            Check(arm=one.name, replicates=one.replicates, confirmed=stops.checked[one.name]) for one in judged if one.name in stops.checked
+        ],
     )
 
 
@@ -428,27 +309,6 @@ def _phase_reason(study: Study, winner: ArmVerdict, judged: Sequence[ArmVerdict]
     return f"{winner.name} is carried on: {by}. {other}"
 
 
-def series(found: Mapping[int, Metrics], metric: str) -> dict[int, float]:
-    """Replicate to value; a result without the metric counts as NaN, so that its dropped pair is said."""
-    return {replicate: float(metrics.get(metric, math.nan)) for replicate, metrics in sorted(found.items())}
-
-
-def mean_metrics(found: Mapping[int, Metrics]) -> dict[str, float]:
-    """Mean of each metric over the replicates that reported a finite value."""
-    names = sorted({name for metrics in found.values() for name in metrics})
-    means = {name: mean(metrics[name] for metrics in found.values() if name in metrics) for name in names}
-    return {name: value for name, value in means.items() if value is not None}
-
-
-def guard_states(guards: Sequence[Guard], found: Mapping[int, Metrics]) -> list[GuardState]:
-    means = mean_metrics(found)
-    values = [means.get(guard.metric) for guard in guards]
-    return [
-        GuardState(guard=str(guard), metric=guard.metric, value=value, holds=value is not None and guard.holds(value))
-        for guard, value in zip(guards, values, strict=True)
-    ]
-
-
 def _reference(study: Study, name: str, pairs: Paired, p: float | None) -> ReferenceState:
     return ReferenceState(
         name=name,
@@ -470,7 +330,7 @@ def _interval(study: Study, benefit: Paired, estimate: Estimate | None) -> Inter
         return None
     mean = study.objective.sign * benefit.mean
     if estimate is None:
-        return Interval(mean=mean, low=None, high=None)
+        return Interval(mean=mean, low=None, high=None, individual=_mirrored(study, benefit.interval(1 - study.alpha)))
     low, high = _mirrored(study, (estimate.low, estimate.high)) or (None, None)
     return Interval(mean=mean, low=low, high=high, individual=_mirrored(study, estimate.individual))
 

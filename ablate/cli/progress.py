@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.cli.tables import print_findings
+from ablate.conclusion import Conclusion
 from ablate.execution.pool import QueueEvent
 from ablate.runner import Signed
 from ablate.study import CONFIRMATION, Study
 from ablate.trial import result_of
-from ablate.verdict import Conclusion
 
 FINAL = ("done", "failed", "reused")
 

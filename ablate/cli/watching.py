@@ -14,6 +14,7 @@ from rich.console import Console
 from ablate.cli.finding import opened
 from ablate.cli.progress import Progress, view
 from ablate.cli.status import status_of
+from ablate.conclusion import Conclusion
 from ablate.errors import LedgerError
 from ablate.execution.base import QueueEvent
 from ablate.execution.detached import STARTING, Detached
@@ -23,7 +24,6 @@ from ablate.ledger import Ledger, TrialRecord
 from ablate.runner import Observer, Signed
 from ablate.study import BASELINE, REFERENCES, Study
 from ablate.trial import TrialFiles, TrialState, write_atomic
-from ablate.verdict import Conclusion
 
 LOOK_S = 0.25
 """Pause between two looks at the record."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ablate.command import DIRECTORY
+from ablate.conclusion import ArmVerdict, Conclusion
 from ablate.ledger import Ledger, TrialRecord, Use
 from ablate.loading.reading import dump_yaml
 from ablate.study import BASELINE, REFERENCES, Levels, Study
@@ -17,7 +18,6 @@ from ablate.tracking.notes import arm_note, run_note, study_note
 from ablate.tracking.summaries import curves_of, data_sets, whole_data_set
 from ablate.tracking.views import KIND_TAG, NOTE_TAG, view_tags
 from ablate.trial import AttemptFiles, TrialFiles, TrialResult, TrialSpec, TrialState, flatten, read_metrics, result_of
-from ablate.verdict import ArmVerdict, Conclusion
 
 SHOWN = ("*.png", "*.parquet", "*.csv", "summary.json", "log.txt")
 """Files of an attempt that people look at."""

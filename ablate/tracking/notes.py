@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from ablate.conclusion import ArmVerdict, Conclusion
 from ablate.study import Study
 from ablate.tracking.views import View, filter_of, view_url
-from ablate.verdict import ArmVerdict, Conclusion
 
 BEHIND_AN_ARM = 'tags."phase.<phase>" = "<arm>"'
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ablate.conclusion import ArmVerdict, Conclusion
 from ablate.errors import TrainerError
 from ablate.offers import Offers
 from ablate.study import BASELINE, CONFIRMATION, Study
 from ablate.tracking.entries import StudyEntries
 from ablate.tracking.notes import arm_note
 from ablate.trial import TrialResult
-from ablate.verdict import ArmVerdict, Conclusion
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,12 +12,12 @@ from statistics import median
 from threading import Lock
 from typing import Any
 
+from ablate.conclusion import ArmVerdict, Conclusion
 from ablate.execution.base import WorkerFiles
 from ablate.execution.lock import holder
 from ablate.ledger import AttemptRecord, Event, Ledger, TrialRecord, Use
 from ablate.study import BASELINE, REFERENCES, Arm, Study
 from ablate.trial import AttemptFiles, TrialFiles, TrialResult, TrialSpec, TrialState, flatten, result_of
-from ablate.verdict import ArmVerdict, Conclusion
 from dashboards.live.streams import Stream, Streams
 
 Status = Mapping[str, Any]

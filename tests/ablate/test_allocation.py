@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from ablate.allocation import Allocation, allocate
+from ablate.conclusion import Conclusion
 from ablate.study import BASELINE, Arm, Study
-from ablate.verdict import Conclusion, conclude
+from ablate.verdict import conclude
 
 Results = dict[str, dict[int, dict[str, float]]]
 Draw = Callable[[str, int], dict[str, float] | None]
@@ -68,10 +69,7 @@ def played(
         origin=results[BASELINE],
         references=references,
         collapse={},
-        stopped=decided.stopped,
-        condemned=decided.condemned,
-        hopeless=decided.hopeless,
-        checked=decided.checked,
+        stops=decided.stops,
         asked={name: range(count) for name, count in given.items()},
     )
     return concluded, given, taken

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from ablate.conclusion import ArmVerdict, Conclusion, GuardState
 from ablate.gates import pass_through
 from ablate.study import Study
-from ablate.verdict import ArmVerdict, Conclusion, GuardState
 
 
 def study(*gates: dict[str, Any], direction: str = "maximize") -> Study:

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from ablate import design, history
 from ablate.cli import app
+from ablate.conclusion import Conclusion
 from ablate.ledger import Ledger
 from ablate.study import Study
-from ablate.verdict import Conclusion, conclude
+from ablate.verdict import conclude
 
 STUDY: dict[str, Any] = {
     "study": "toy",

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from ablate import design, insight
+from ablate.conclusion import Conclusion, Evidence
 from ablate.study import BASELINE, Study
-from ablate.verdict import Conclusion, Evidence, conclude
+from ablate.verdict import conclude
 
 Truth = Callable[[Mapping[str, Any]], float]
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ablate.conclusion import Conclusion, Point
 from ablate.operating import operating, pareto_front, recommended
 from ablate.proposals import Told, Tuner
 from ablate.study import Arm, Levels, Phase, Study
 from ablate.thresholds import thresholds
-from ablate.verdict import Conclusion, Point, point
+from ablate.verdict import point
 
 PHASE: dict[str, Any] = {
     "name": "tune",

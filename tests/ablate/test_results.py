@@ -12,12 +12,12 @@ import pytest
 
 from ablate import gates, verdict
 from ablate.answer import NOT_LEARNED
+from ablate.conclusion import Point
 from ablate.errors import LedgerError
 from ablate.ledger import Ledger
 from ablate.results import Results, timeless
 from ablate.study import BASELINE, REFERENCES, Arm, Study
 from ablate.trial import Cause, Outcome, TrialFiles, TrialSpec, accept, metric_line
-from ablate.verdict import Point
 
 STUDY: dict[str, Any] = {
     "study": "toy",

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from ablate.conclusion import Conclusion
 from ablate.study import Arm, Study
-from ablate.verdict import Conclusion, best_point, conclude, point
+from ablate.verdict import best_point, conclude, point
 
 NOISE = [0.004, -0.006, 0.001, 0.003, -0.002, 0.005, -0.004, 0.002]
 """Fixed differences between replicates."""
