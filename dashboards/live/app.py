@@ -14,6 +14,7 @@ from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from ablate.errors import AblateError
+from ablate.words import counted
 from dashboards.live import address, asking, comparison, listing, overview, trial
 from dashboards.live.address import View
 from dashboards.live.parts import Page, ask, chip, labelled, link
@@ -97,9 +98,11 @@ class Screen:
         except AblateError:
             return None
         waiting = status["requests"]
-        asked = [html.Span(f"{waiting} request{'s' if waiting > 1 else ''} not taken up yet", className="soft")] if waiting else []
+        # What changes while it runs is handed over by itself: a press of the button would be lost if it were drawn anew meanwhile.
+        said = html.Span(status["said"], id={"text": "state"}, className="soft")
+        asked = html.Span(f"{counted(waiting, 'request')} not taken up yet" if waiting else "", id={"text": "requests"}, className="soft")
         button = [ask("stop", "Stop the study…")] if status["state"] in ("running", "starting") else []
-        return html.Div([chip(status["state"]), html.Span(status["said"], className="soft"), *asked, *button], className="state")
+        return html.Div([chip(status["state"]), said, asked, *button], className="state")
 
     def stamp(self, view: View) -> str:
         """Another one when something that the view shows has changed."""
