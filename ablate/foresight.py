@@ -70,10 +70,9 @@ def _baseline(study: Study, offers: Offers, root: Path) -> dict[int, float]:
     """Replicate to objective of the study's baseline, whichever study ran it."""
     if not (root / "trials").is_dir():
         return {}
-    data_hash = offers.data_hash(offers.config(study.baseline, 0))
-    first = study.replicates.first
+    first, origin = study.replicates.first, offers.config(study.baseline, 0)
     found = {}
-    for one in trials(Arm(name=BASELINE, levels=dict(study.baseline)), range(first, first + LOOKED_AT), offers, data_hash):
+    for one in trials(Arm(name=BASELINE, levels=dict(study.baseline)), range(first, first + LOOKED_AT), offers, origin):
         result = result_of(root, one.spec.signature)
         value = math.nan if result is None else result.metrics.get(study.objective.metric, math.nan)
         if math.isfinite(value):

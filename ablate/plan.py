@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ablate import design
-from ablate.offers import Offers
+from ablate.offers import Config, Offers
 from ablate.study import BASELINE, CONFIRMATION, Arm, Levels, Phase, Study, Tune
 from ablate.trial import TrialSpec, signature_of
 
@@ -89,11 +89,16 @@ class Plan:
         return f"{self.trials_at_most} trials x {self.trial_s:g} s / {self.workers} worker{'s' if self.workers != 1 else ''} = {length}"
 
 
-def trials(arm: Arm, replicates: Sequence[int], offers: Offers, data_hash: str) -> list[Planned]:
-    """The trials of an arm, one a replicate."""
+def trials(arm: Arm, replicates: Sequence[int], offers: Offers, origin: Config | None) -> list[Planned]:
+    """The trials of an arm, one a replicate.
+
+    Args:
+        origin: The config of the study's baseline, whose data most trials read; none: signatures of no result, where none is sought.
+    """
     planned = []
     for replicate in replicates:
         config = offers.config(arm.levels, replicate)
+        data_hash = "" if origin is None else offers.data_hash(config, like=origin)
         signature = signature_of(config, offers.neutral(config), offers.code_version(), data_hash)
         spec = TrialSpec(signature, replicate, config, offers.trainer.name, offers.code_version(), data_hash, offers.command())
         planned.append(Planned(arm, replicate, spec))
@@ -112,7 +117,7 @@ def plan(study: Study, offers: Offers, seconds_per_trial: float | None = None, f
         seconds_per_trial: Measured; none: what the trainer states.
         finished: Signatures that need not run again.
     """
-    data_hash = offers.data_hash(offers.config(study.baseline, 0)) if finished else ""
+    own = offers.config(study.baseline, 0) if finished else None
     origin = Arm(name=BASELINE, levels=dict(study.baseline))
     references = [Arm(name=name, levels={**study.baseline, **levels}) for name, levels in study.references.items()]
     known = set(finished)
@@ -123,7 +128,7 @@ def plan(study: Study, offers: Offers, seconds_per_trial: float | None = None, f
         first = fresh_replicate(study, phase, phase.design) if isinstance(phase.design, Tune) else counts.first
         replicates = range(first, first + most)
         arms = design.expand(phase, study.baseline) if index == 0 and not isinstance(phase.design, Tune) else []
-        certain = {p.spec.signature for arm in [origin, *references, *arms] for p in trials(arm, replicates, offers, data_hash)}
+        certain = {p.spec.signature for arm in [origin, *references, *arms] for p in trials(arm, replicates, offers, own)}
         new = len(certain - known)
         known |= certain
         if isinstance(phase.design, Tune):

@@ -13,7 +13,7 @@ from ablate.conclusion import Conclusion, Point, unconfirmed
 from ablate.errors import BaselineFailed, BudgetSpent, Reopened
 from ablate.execution.pool import Queue, QueueEvent
 from ablate.ledger import Ledger
-from ablate.offers import Offers
+from ablate.offers import Config, Offers
 from ablate.proposals import Told, Tuner
 from ablate.study import BASELINE, CONFIRMATION, REFERENCES, Arm, Levels, Phase, Study, Tune
 
@@ -66,12 +66,13 @@ def run(study: Study, root: Path, observer: Observer) -> list[Conclusion]:
     findings = preflight.summary(arms, preflight.check(study, arms, offers, root))
     ledger = Ledger(root / study.study / "ledger.db")
     with Queue(ledger, root, study, on_event=observer.event) as queue:
-        data_hash = offers.data_hash(offers.config(study.baseline, 0))
+        origin = offers.config(study.baseline, 0)
+        data_hash = offers.data_hash(origin)
         document = {"study": study.model_dump(mode="json", by_alias=True), "base": offers.base()}
         ledger.freeze(document, offers.code_version(), data_hash)
         preflight.keep(root, study, offers.code_version(), findings)
         observer.foretold(findings)
-        stage = Stage(study, offers, data_hash, root, ledger, queue, observer)
+        stage = Stage(study, offers, origin, root, ledger, queue, observer)
         concluded = None
         while concluded is None:
             with contextlib.suppress(Reopened):  # what is decided already is found on record the second time
@@ -99,8 +100,8 @@ def _phases(stage: Stage, observer: Observer) -> list[Conclusion]:
 class Stage:
     """What a phase needs to run: the frozen study, its trainer, its record and its queue."""
 
-    def __init__(self, study: Study, offers: Offers, data_hash: str, root: Path, ledger: Ledger, queue: Queue, observer: Observer) -> None:
-        self.study, self.offers, self.data_hash = study, offers, data_hash
+    def __init__(self, study: Study, offers: Offers, origin: Config, root: Path, ledger: Ledger, queue: Queue, observer: Observer) -> None:
+        self.study, self.offers, self.origin = study, offers, origin
         self.root, self.ledger, self.queue, self.observer = root, ledger, queue, observer
 
     def recorded(self, phase: str) -> Conclusion | None:
@@ -260,7 +261,7 @@ class Stage:
 
     def _specs(self, phase: str, arm: Arm, replicates: Sequence[int], over: Levels | None = None) -> list[trial.TrialSpec]:
         trained = arm.model_copy(update={"levels": {**arm.levels, **(over or {})}})
-        specs = [planned.spec for planned in plan.trials(trained, replicates, self.offers, self.data_hash)]
+        specs = [planned.spec for planned in plan.trials(trained, replicates, self.offers, self.origin)]
         self.ledger.add_arms(phase, [arm])
         self.ledger.add_trials(phase, arm.name, specs)
         return specs

@@ -505,6 +505,25 @@ class Arm(_Strict):
         return tuple(p for p in paths if self.levels.get(p, missing) != other.levels.get(p, missing))
 
 
+class Map(_Strict):
+    """A quantity over two settings."""
+
+    x: str
+    """What the columns are, with its unit; so for the rows and the quantity."""
+    xs: list[float]
+    y: str
+    ys: list[float]
+    z: str
+    rows: list[list[float]]
+    """One for each of `ys`, with a value for each of `xs`."""
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Map:
+        if len(self.rows) != len(self.ys) or any(len(row) != len(self.xs) for row in self.rows):
+            raise ValueError(f"rows: expected {len(self.ys)} of {len(self.xs)} values but got {[len(row) for row in self.rows]}")
+        return self
+
+
 class Finding(_Strict):
     """What a trainer's preflight says about a configuration before any training."""
 
@@ -514,6 +533,8 @@ class Finding(_Strict):
     value: float | str | None = None
     why: str = ""
     mend: str = ""
+    map: Map | None = None
+    """To choose levels from; drawn in the report."""
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dashboards import mattered, sections
+from dashboards.foretold import foretold
 from dashboards.page import page, text
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def render(results: Results) -> str:
         "thresholds": ("Thresholds", sections.thresholds(document) + mattered.operating(document)),
         "probes": ("Probes", sections.probes(document)),
         "crops": ("What the arms see", sections.galleries(results, document)),
-        "preflight": ("What was foretold", sections.foretold(document)),
+        "preflight": ("What was foretold", foretold(document)),
         "run": ("How it was run", sections.how(results, document)),
     }
     kept = {name: part for name, part in parts.items() if part[1]}

@@ -279,25 +279,6 @@ def galleries(results: Results, document: Document) -> str:
     return f'<h2>What the arms see</h2><p class="soft">{caption}</p><div class="grid">{"".join(cards)}</div>' if cards else ""
 
 
-def foretold(document: Document) -> str:
-    """What was said before any training, each finding with the arms that it is about."""
-    shown = [one for one in document["preflight"] if one["level"] != "info"]
-    if not shown:
-        return ""
-    head = [Cell("arms"), Cell("what was found"), Cell("why it matters", "reason"), Cell("what to change", "reason")]
-    body = [
-        [
-            Cell(text(", ".join(one["arms"][:3]) + (f" and {len(one['arms']) - 3} more" if len(one["arms"]) > 3 else ""))),
-            Cell(text(f"{one['path']}: {one['what']}")),
-            Cell(text(one["why"])),
-            Cell(text(one["mend"])),
-        ]
-        for one in shown
-    ]
-    said = "<p>Found from settings and data alone, before step 1. What training then showed stands above.</p>"
-    return f"<h2>What preflight foretold</h2>{said}{table(head, body, label='Findings of preflight')}"
-
-
 def how(results: Results, document: Document) -> str:
     """Cost, failures, versions, the statistics in plain words, and what the answer does not cover."""
     study, budget, trials = results.study, document["budget"], results.trials()

@@ -21,10 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trainer.config import ConfigError, TrainerConfig, from_mapping, inert, leaves
+from trainer.config import CHECKPOINT, ConfigError, TrainerConfig, from_mapping, inert, leaves
 from trainer.model import build
 
-NAME = "checkpoint.pt"
 SAFETENSORS = ".safetensors"
 FORMAT = 1
 _LOG = logging.getLogger("trainer.checkpoint")
@@ -46,7 +45,7 @@ class CheckpointError(ValueError):
 
 def save(directory: Path, config: TrainerConfig, state: Mapping[str, Any]) -> None:
     """Write it whole or not at all."""
-    with replacing(directory / NAME) as beside:
+    with replacing(directory / CHECKPOINT) as beside:
         torch.save({"format": FORMAT, "config": _identity(config), "state": pack(state)}, beside)
 
 
@@ -77,7 +76,7 @@ def load(directory: Path, config: TrainerConfig, device: torch.device) -> dict[s
     Raises:
         CheckpointError: It cannot be read, or belongs to another configuration.
     """
-    path = directory / NAME
+    path = directory / CHECKPOINT
     if not path.exists():
         return None
     try:
@@ -173,7 +172,7 @@ def trained(path: Path) -> Trained:
     Raises:
         CheckpointError: It is unreadable, of something else, or of settings that this trainer does not have.
     """
-    path = path / NAME if path.is_dir() else path
+    path = path / CHECKPOINT if path.is_dir() else path
     found = contents(path)
     ours = isinstance(found, Mapping) and found.keys() >= {"format", "config", "state"}
     if not ours or found["format"] != FORMAT:

@@ -81,7 +81,7 @@ def pilot(study: Study, offers: Offers, *, seconds: float = PILOT_S, setting: st
         TrainerError: The baseline does not run.
         StudyError: It cannot be told how many steps a trial has.
     """
-    (planned,) = trials(Arm(name=BASELINE, levels=dict(study.baseline)), [0], offers, "")
+    (planned,) = trials(Arm(name=BASELINE, levels=dict(study.baseline)), [0], offers, None)
     if setting is not None and setting not in dict(flatten(planned.spec.config)):
         raise StudyError(
             study.study, [f"--pilot-steps {setting}: the trainer has no such setting. Name the one that says how many steps it trains."]

@@ -145,8 +145,11 @@ class Offers:
         content, tests left out; equal on every machine that holds the same files. A command's: `program.code_version`."""
         return self._code_version
 
-    def data_hash(self, config: Mapping[str, object], *, timeout_s: float = 600.0) -> str:
+    def data_hash(self, config: Mapping[str, object], *, like: Mapping[str, object] | None = None, timeout_s: float = 600.0) -> str:
         """Hash of the data that a config reads, computed in its own process; empty where the trainer offers none.
+
+        Args:
+            like: A config whose hash holds for every other that names the same files: what lies outside files stands in the config itself.
 
         Raises:
             TrainerError: The offer failed; with the end of what it printed.
@@ -156,7 +159,7 @@ class Offers:
         name = self._names["data_hash"]
         if name is None:
             return ""
-        plain = self._without_seed(config)
+        plain = self._without_seed(config if like is None or self._texts(config) != self._texts(like) else like)
         key = json.dumps(plain, sort_keys=True)
         if key not in self._data_hashes:
             self._data_hashes[key] = str(self._asked(name, [plain], timeout_s)[0])
@@ -230,8 +233,8 @@ class Offers:
 
     def _kept(self, name: str, plain: Sequence[Mapping[str, object]], root: Path) -> list[Path]:
         """Where the findings of each config are kept."""
-        data, code = self.data_hash(plain[0]), self.code_version()
-        signatures = [signature_of(config, self.neutral(config), code, f"{data} {name}") for config in plain]
+        code, data = self.code_version(), [self.data_hash(config, like=plain[0]) for config in plain]
+        signatures = [signature_of(c, self.neutral(c), code, f"{read} {name}") for c, read in zip(plain, data, strict=True)]
         return [root / "preflight" / f"{signature}.json" for signature in signatures]
 
     @property
@@ -292,6 +295,16 @@ class Offers:
 
     def _without_seed(self, config: Mapping[str, object]) -> Config:
         return merge(config, {self.trainer.seed_key: 0})
+
+    def _texts(self, config: Mapping[str, object]) -> dict[str, object]:
+        """Settings whose value is a text of the user's own, so that it may name a file: not one of the schema's choices."""
+        known = self.setting_types() or {}
+
+        def own(path: str, value: object) -> bool:
+            words = value if isinstance(value, list) else [value]
+            return any(isinstance(word, str) for word in words) and not (path in known and known[path].choices)
+
+        return {path: value for path, value in flatten(config) if own(path, value)}
 
     def _call(self, name: str, *configs: Mapping[str, object]) -> typing.Any:
         """An offer of the trainer; it gets the schema's own type where the schema's module has `from_mapping`."""

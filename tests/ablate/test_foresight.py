@@ -27,8 +27,8 @@ def asked() -> tuple[Study, Offers]:
 
 def ran(root: Path, study: Study, offers: Offers, values: list[float]) -> None:
     """Finished trials of the baseline with these objectives."""
-    data_hash = offers.data_hash(offers.config(study.baseline, 0))
-    for one in trials(Arm(name=BASELINE, levels=dict(study.baseline)), range(len(values)), offers, data_hash):
+    origin = offers.config(study.baseline, 0)
+    for one in trials(Arm(name=BASELINE, levels=dict(study.baseline)), range(len(values)), offers, origin):
         files = TrialFiles(root, one.spec.signature).attempt(1)
         files.directory.mkdir(parents=True)
         metrics = {study.objective.metric: values[one.replicate]}

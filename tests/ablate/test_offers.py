@@ -13,7 +13,8 @@ import pytest
 from ablate.errors import TrainerError
 from ablate.offers import Offers, SettingType
 from ablate.offers.sources import callable_problem, version
-from ablate.study import Finding, Trainer
+from ablate.plan import trials
+from ablate.study import Arm, Finding, Trainer
 
 SCHEMA = '''
 """A toy trainer's settings."""
@@ -35,6 +36,7 @@ class Config:
     seed: int = 0
     mode: str = field(default="slow", metadata={"choices": ("slow", "fast")})
     strength: float | None = None
+    source: str = "data.txt"
     flag: bool = False
     sizes: list[float] = field(default_factory=lambda: [0.5])
     loop: Loop = field(default_factory=Loop)
@@ -72,7 +74,7 @@ def _count(name):
 
 def data_hash(config):
     _count("data_hash")
-    return Path("data.txt").read_text()
+    return Path(config.source).read_text()
 
 def preflight(config):
     _count("preflight")
@@ -229,6 +231,19 @@ def test_the_data_hash_is_asked_for_once(toy: Path) -> None:
     found = offers()
     assert {found.data_hash(found.config({}, replicate)) for replicate in range(3)} == {"data v1"}
     assert len(calls(toy, "data_hash")) == 1
+
+
+def test_arms_that_name_other_files_have_a_hash_of_their_own_and_all_others_that_of_the_baseline(toy: Path) -> None:
+    found = offers()
+    origin = found.config({}, 0)
+    unlike = [found.config(levels, 0) for levels in ({"mode": "fast"}, {"loop.steps": 3}, {"seed": 4})]
+    assert {found.data_hash(config, like=origin) for config in unlike} == {"data v1"}
+    assert len(calls(toy, "data_hash")) == 1, "a choice and a number name no file"
+    (toy / "other.txt").write_text("data v2")
+    other = found.config({"source": "other.txt"}, 0)
+    assert found.data_hash(other, like=origin) == "data v2"
+    (planned,) = trials(Arm(name="b", levels={"source": "other.txt"}), [0], found, origin)
+    assert planned.spec.data_hash == "data v2"
 
 
 @pytest.mark.parametrize(

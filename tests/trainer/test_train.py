@@ -18,7 +18,7 @@ import torch
 
 from trainer import checkpoint
 from trainer.__main__ import main
-from trainer.config import ConfigError, from_mapping
+from trainer.config import CHECKPOINT, ConfigError, from_mapping
 from trainer.train import NonFiniteLoss, train
 
 TINY: dict[str, object] = {
@@ -157,7 +157,7 @@ def test_a_lost_optimizer_state_would_not_pass_for_a_resume(straight: tuple[Reco
     """The planted error: the comparison above must see a resume that forgets the optimizer."""
     _, result = straight
     train(TINY, Recorder(tmp_path, stop_at=5))
-    path = tmp_path / checkpoint.NAME
+    path = tmp_path / CHECKPOINT
     content = torch.load(path, weights_only=True)
     content["state"]["learner"]["optimizer"]["state"] = {}
     torch.save(content, path)

@@ -3,6 +3,7 @@
 from trainer.config.checks import ConfigError, nearest, validate
 from trainer.config.composing import PRESETS, coerce, compose, from_mapping, leaves, presets, schema, to_mapping
 from trainer.config.fields import (
+    CHECKPOINT,
     Augment,
     Crops,
     Data,
@@ -18,6 +19,7 @@ from trainer.config.fields import (
 from trainer.config.offers import OFFERS, expected_seconds, headlines, inert
 
 __all__ = [
+    "CHECKPOINT",
     "OFFERS",
     "PRESETS",
     "Augment",

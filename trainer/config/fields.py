@@ -14,6 +14,10 @@ def _field(default: Any, help: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": help, **metadata})
 
 
+CHECKPOINT = "checkpoint.pt"
+"""Its name in the folder of a run."""
+
+
 @dataclass
 class Phantom:
     """The procedural torso CT that stands in for data (``data.source=phantom``)."""

@@ -7,11 +7,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int16, Shaped
 
-from trainer.config import TrainerConfig, from_mapping
+from trainer.config import CHECKPOINT, TrainerConfig, from_mapping
 from trainer.data.anatomy import TISSUES
 from trainer.data.cache import Kept
 from trainer.data.errors import DataError
@@ -108,13 +109,27 @@ def split_scans(config: TrainerConfig, scans: int) -> Split:
 
 
 def data_hash(config: TrainerConfig | Mapping[str, object]) -> str:
-    """Hex digest of the scans: the phantom's settings and generator version, or the contents of all files.
+    """Hex digest of what a run reads: the phantom's settings and generator version, or the contents of all files; and the checkpoint that
+    it starts from.
 
     Raises:
         DataError: No scan, or a file that cannot be read.
         trainer.config.ConfigError: Settings, given as a mapping, that are not valid.
     """
     settings = config if isinstance(config, TrainerConfig) else from_mapping(config)
+    scans = _scans_hash(settings)
+    if settings.loop.start_from is None:
+        return scans
+    start = Path(settings.loop.start_from)
+    try:
+        with (start / CHECKPOINT if start.is_dir() else start).open("rb") as file:
+            return hashlib.sha256(f"{scans} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode()).hexdigest()
+    except OSError as error:
+        mend = "Give the path of one, or of the folder of a run."
+        raise DataError([f"loop.start_from: expected a checkpoint but {error}. {mend}"]) from error
+
+
+def _scans_hash(settings: TrainerConfig) -> str:
     if settings.data.source == "phantom":
         phantom = settings.data.phantom
         described = f"phantom {GENERATOR_VERSION} {settings_of(phantom)} {phantom.scans} {phantom.spacing_mm}"

@@ -38,7 +38,8 @@ def preflight(config: TrainerConfig | Mapping[str, object], *, deep: bool = Fals
             from trainer.preflight import start
 
             found += start.findings(settings, scans)
-    return found + schedule.without_effect(settings)
+    maps = feasible.maps(settings) if settings.loop.steps else []
+    return found + schedule.without_effect(settings) + maps
 
 
 def _window(settings: TrainerConfig) -> list[Finding]:

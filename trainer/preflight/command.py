@@ -36,10 +36,10 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps({"findings": found, "feasible": shares} if asked.map else found, indent=1))
     else:
         for one in found:
-            print(f"{one['level']}: {one['path']}: {one['what']}\n  why: {one['why']}\n  do:  {one['mend']}")
+            print(f"{one['level']}: {one['path']}: {one['what']}\n  why: {one['why']}" + (f"\n  do:  {one['mend']}" if one["mend"] else ""))
         for row in shares:
             cells = "  ".join(f"{ratio:g}: {share:.2f}" for ratio, share in zip(row["ratios"], row["shares"], strict=True))  # type: ignore[call-overload]
             print(f"{row['kind']:>6} crops above {row['threshold_hu']:6g} HU   {cells}")
-        if not found:
+        if all(one["level"] == "info" for one in found):
             print("nothing speaks against it")
     return EXIT_ERROR if any(one["level"] == "error" for one in found) else EXIT_DONE

@@ -16,9 +16,11 @@ from trainer.data.crops import SPREAD, spans
 from trainer.data.foreground import Foreground, foreground_mask
 from trainer.preflight.finding import Finding, data_key, finding, scans_of
 
-THRESHOLDS_HU = (-900.0, -700.0, -500.0, -300.0, -100.0, 0.0, 100.0)
+THRESHOLDS_HU = (-900.0, -700.0, -500.0, -300.0, -100.0, 0.0, 100.0, 300.0, 500.0)
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FEW_HOLD_A_LOCAL = 0.5
+MAPPED_VOXELS = 2**24
+"""A map looks at each position for each threshold: a second or two for so many."""
 
 
 def ratios(settings: TrainerConfig, scans: Sequence[Scan]) -> list[Finding]:
@@ -40,9 +42,8 @@ def ratios(settings: TrainerConfig, scans: Sequence[Scan]) -> list[Finding]:
         why = "Such a crop must hold its ratio; where none can, the best there is would be used and the ratio never be met."
         without = [scan.name for scan, share in zip(scans, shares, strict=True) if share == 0]
         if len(without) == len(scans):
-            found.append(
-                finding("error", path, f"feasible fraction 0: no position in any of {len(scans)} scans gives {what}.", 0.0, why, mend)
-            )
+            nowhere = f"feasible fraction 0: no position in any of {len(scans)} scans looked at gives {what}."
+            found.append(finding("error", path, nowhere, 0.0, why, mend))
         elif without:
             some = f"{', '.join(without[:3])}{' and more' if len(without) > 3 else ''}"
             mean = float(np.mean(shares))
@@ -80,9 +81,51 @@ def inside(settings: TrainerConfig, scans: Sequence[Scan]) -> list[Finding]:
     ]
 
 
+def maps(settings: TrainerConfig) -> list[Finding]:
+    """For each kind of crop the share of positions that hold each ratio at each threshold, as the study's baseline has its crops."""
+    crops, rows, found = settings.crops, feasible_map(settings), list[Finding]()
+    for kind, ratio in (("global", ratio_global(crops)), ("local", ratio_local(crops))):
+        if kind == "local" and not crops.local_crops:
+            continue
+        shares = [row["shares"] for row in rows if row["kind"] == kind]
+        now = float(np.mean([_shares(settings, n, kind, crops.foreground_threshold, (ratio,))[0] for n in _mapped(settings)]))
+        found.append(
+            finding(
+                "info",
+                f"crops.min_foreground_ratio_{kind}",
+                f"{now:.0%} of a {kind} crop's positions hold a foreground ratio of {ratio:g} above {crops.foreground_threshold:g} HU.",
+                now,
+                "Where few positions do, crops repeat; where nearly all do, the ratio chooses nothing.",
+                "",
+            )
+            | {
+                "map": {
+                    "x": "crops.min_foreground_ratio",
+                    "xs": list(RATIOS),
+                    "y": "crops.foreground_threshold, HU",
+                    "ys": list(THRESHOLDS_HU),
+                    "z": f"share of positions of a {kind} crop",
+                    "rows": shares,
+                }
+            }
+        )
+    return found
+
+
+def _mapped(settings: TrainerConfig) -> list[int]:
+    """Scans that a map is made of: the first, and others as long as they stay few voxels together."""
+    scans, voxels, chosen = scans_of(data_key(settings)), 0, list[int]()
+    for index in range(len(scans)):
+        voxels += scans[index].voxels.size
+        if chosen and voxels > MAPPED_VOXELS:
+            break
+        chosen.append(index)
+    return chosen
+
+
 def feasible_map(settings: TrainerConfig) -> list[dict[str, object]]:
     """Mean share of positions that hold a ratio, for each threshold in HU and kind of crop: a map to choose levels from."""
-    scans = range(len(scans_of(data_key(settings))))
+    scans = _mapped(settings)
     return [
         {
             "threshold_hu": threshold,

@@ -11,7 +11,11 @@ from trainer.config import TrainerConfig, from_mapping
 from trainer.data import Scan, load_scans
 
 Finding = dict[str, object]
-"""`level` (error: it cannot work; warning: collapse or waste is to be expected; info), `path`, `what`, `value`, `why`, `mend`."""
+"""`level` (error: it cannot work; warning: collapse or waste is to be expected; info), `path`, `what`, `value`, `why`, `mend`, and
+some have a `map`."""
+
+LOOKED_AT = 16
+"""So many scans at most, spread evenly: a look takes seconds, however many there are."""
 
 
 def finding(level: str, path: str, what: str, value: float | None, why: str, mend: str) -> Finding:
@@ -26,11 +30,12 @@ def data_key(settings: TrainerConfig) -> str:
 
 @lru_cache(maxsize=4)
 def scans_of(key: str) -> Sequence[Scan]:
-    """The scans behind `data_key`.
+    """Scans behind `data_key`: all, or `LOOKED_AT` of them or somewhat fewer.
 
     Raises:
         DataError: They cannot be read.
     """
     data, edge, preset = json.loads(key)
     sizes = {"crops.global_size_voxels": edge, "crops.local_size_voxels": edge, "model.patch_size_voxels": 1}
-    return load_scans(from_mapping({"preset": preset, "data": data, **sizes, "measure.rungs": []}))
+    scans = load_scans(from_mapping({"preset": preset, "data": data, **sizes, "measure.rungs": []}))
+    return scans[:: -(-len(scans) // LOOKED_AT)]

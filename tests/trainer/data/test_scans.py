@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from trainer.config import TrainerConfig, compose
+from trainer.config import CHECKPOINT, TrainerConfig, compose
 from trainer.data import DataError, batches, cut, data_hash, find_scans, load_scans, split_scans
 from trainer.data.anatomy import LABEL
 from trainer.data.phantom import phantom_scan
@@ -226,6 +226,20 @@ def test_the_data_hash_follows_contents_not_names_of_folders(tmp_path: Path) -> 
     assert a == b != c
     assert data_hash(config()) == data_hash(config("seed=3", "loop.steps=5", "loop.warmup_steps=1"))
     assert data_hash(config()) != data_hash(config("data.phantom.air_noise_hu=30"))
+
+
+def test_the_data_hash_covers_the_checkpoint_that_a_run_starts_from(tmp_path: Path) -> None:
+    """Trained anew under the same name, its trials are others."""
+    file = tmp_path / CHECKPOINT
+    file.write_bytes(b"first")
+    of_file, of_folder = (f"loop.start_from={path}" for path in (file, tmp_path))
+    first = data_hash(config(of_file))
+    assert first == data_hash(config(of_folder)) != data_hash(config())
+    file.write_bytes(b"second")
+    assert data_hash(config(of_folder)) != first
+    file.unlink()
+    with pytest.raises(DataError, match=r"loop\.start_from: expected a checkpoint"):
+        data_hash(config(of_file))
 
 
 def offset(voxels: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from scipy.signal import fftconvolve
 from trainer.config import from_mapping
 from trainer.data import load_scans
 from trainer.preflight import feasible_map, preflight
+from trainer.preflight.finding import data_key, scans_of
 
 SMALL = {"preset": "phantom_cpu", "data.phantom.scans": 4, "data.phantom.size_voxels": 48}
 
@@ -52,6 +53,27 @@ def test_the_map_gives_the_share_of_positions_for_each_threshold_and_ratio() -> 
         counts = fftconvolve((scan.voxels > -500).astype(float), np.ones((16, 16, 16)), mode="valid").round()
         held.append((counts >= 0.5 * 16**3).mean())
     assert dict(zip(row["ratios"], row["shares"], strict=True))[0.5] == pytest.approx(np.mean(held), abs=1e-3)  # type: ignore[call-overload]
+
+
+def test_every_configuration_that_trains_gets_the_map_also_where_no_crop_is_feasible() -> None:
+    for ratio in (0.3, 1.0):
+        found = preflight(levels(-500.0, ratio))
+        maps = {str(finding["path"]): finding for finding in found if "map" in finding}
+        assert list(maps) == ["crops.min_foreground_ratio_global", "crops.min_foreground_ratio_local"]
+        for kind in ("global", "local"):
+            finding = maps[f"crops.min_foreground_ratio_{kind}"]
+            drawn = finding["map"]
+            assert isinstance(drawn, dict)
+            rows = [row["shares"] for row in feasible_map(from_mapping(levels(-500.0, ratio))) if row["kind"] == kind]
+            assert drawn["rows"] == rows
+            if ratio == 0.3:
+                assert finding["value"] == pytest.approx(rows[drawn["ys"].index(-500.0)][drawn["xs"].index(0.3)], abs=1e-4)
+    assert not any("map" in finding for finding in preflight(SMALL | {"loop.steps": 0}))
+
+
+def test_a_look_stays_short_however_many_scans_there_are() -> None:
+    many = from_mapping(SMALL | {"data.phantom.scans": 100})
+    assert 12 <= len(scans_of(data_key(many))) <= 16
 
 
 def test_crops_of_a_scale_are_judged_by_the_edges_that_they_will_have() -> None:
