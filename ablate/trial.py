@@ -309,11 +309,21 @@ def read_outcome(files: AttemptFiles) -> Outcome | None:
         return None
 
 
-def accept(root: Path, signature: str, attempt: int) -> None:
-    """Make an attempt the trial's result, for good: where another study accepted one before, that one stays.
+def accept(root: Path, attempts: Mapping[str, int]) -> None:
+    """Make attempts the results of their trials, for good: where another study accepted one before, that one stays.
 
-    From then on it outlives a power failure, with the names of all folders above it.
+    From then on they outlive a power failure, with the names of all folders above them; those above all trials are synced once.
+
+    Args:
+        attempts: Signature to number.
     """
+    for signature, attempt in attempts.items():
+        _accept(root, signature, attempt)
+    for directory in (root / "trials", root) if attempts else ():
+        sync(directory)
+
+
+def _accept(root: Path, signature: str, attempt: int) -> None:
     accepted = TrialFiles(root, signature).accepted
     beside = accepted.with_name(f".accepted.{os.getpid()}")
     _write_synced(beside, json.dumps({"attempt": attempt}))
@@ -325,8 +335,7 @@ def accept(root: Path, signature: str, attempt: int) -> None:
             beside.unlink()
         else:
             os.replace(beside, accepted)
-    trial = accepted.parent
-    for directory in (trial / "attempts", trial, trial.parent, root):
+    for directory in (accepted.parent / "attempts", accepted.parent):
         sync(directory)
 
 

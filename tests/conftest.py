@@ -139,7 +139,7 @@ class Planted:
             (attempt.directory / "gallery.png").write_bytes(self.gallery)
         outcome = Outcome(spec.signature, number, None, "", 12.5, final, (), {"python": "3"}, None)
         write_atomic(attempt.outcome, outcome.to_json(), durable=False)
-        accept(self.root, spec.signature, number)
+        accept(self.root, {spec.signature: number})
         self.ledger.finish_attempt(spec.signature, number, cause=None, message="", seconds=12.5)
 
     def complete(self, spec: TrialSpec) -> None:

@@ -184,14 +184,15 @@ class Queue:
             AblateError: No worker can be started.
         """
         self._completing, self._until = True, until
+        pause_s = self.timing.turn_s
         try:
             self._open(specs)
             while self._work.specs:
                 self._listen()
                 if self._asked_to_stop:
                     self._stop()
-                happened = self._turn(assign=True)
-                self._clock.wait(self.timing.turn_s / 10 if happened else self.timing.turn_s)
+                pause_s = self.timing.turn_s / 10 if self._turn(assign=True) else min(2 * pause_s, self.timing.turn_s)
+                self._clock.wait(pause_s)
         finally:
             self._completing = False
             self._flush_events()
@@ -247,8 +248,7 @@ class Queue:
         given: list[tuple[Member, Order]] = []
         if ended or (assign and self._work.waiting and self._fleet.next_free()):
             with self.ledger.transaction():
-                for one in ended:
-                    self._settle(one)
+                self._settle(ended)
                 given = self._assign() if assign else []
         for member, order in given:
             self._fleet.give(member, order)
@@ -299,15 +299,23 @@ class Queue:
         seen_s = 0.0 if running.began is None else self._clock.now_s() - running.began
         return round(max(seen_s, evidence.lasted_s(running.files)), 3)
 
-    def _settle(self, ended: Ended) -> None:
+    def _settle(self, ended: Sequence[Ended]) -> None:
+        """Accept results and record how attempts ended; one that the ledger gave up does not count, whatever it says."""
+        for one in ended:
+            self._work.running.pop(one.order.key, None)
+            self._fleet.release(one.order.key)
+        records = {record.signature: record for record in self.ledger.trials(signatures={one.order.signature for one in ended})}
+        current = [
+            one
+            for one in ended
+            if (before := records[one.order.signature]).state is TrialState.RUNNING and before.attempt == one.order.attempt
+        ]
+        accept(self.root, {one.order.signature: one.order.attempt for one in current if one.cause is None})
+        for one in current:
+            self._record(one)
+
+    def _record(self, ended: Ended) -> None:
         signature, number = ended.order.key
-        self._work.running.pop(ended.order.key, None)
-        self._fleet.release(ended.order.key)
-        before = self.ledger.trial(signature)
-        if before.state is not TrialState.RUNNING or before.attempt != number:
-            return  # an attempt that the ledger gave up: whatever it says, it does not count
-        if ended.cause is None:
-            accept(self.root, signature, number)
         message = ended.message if ended.cause in (None, Cause.STOPPED) else self._failure(ended)
         record = self.ledger.finish_attempt(
             signature, number, cause=ended.cause, message=message, seconds=ended.seconds, attempts=self.study.attempts
@@ -352,9 +360,8 @@ class Queue:
             if not trial.spec.exists():
                 write_atomic(trial.spec, self._work.specs[signature].to_json())
             timeout_s = None if self.study.timeout_min is None else 60 * self.study.timeout_min
-            order = Order(
-                str(self.root), signature, number, evidence.checkpoint(trial, self.ledger.attempts(signature)), timeout_s, self._until
-            )
+            earlier = self.ledger.attempts(signature) if record.attempts else []
+            order = Order(str(self.root), signature, number, evidence.checkpoint(trial, earlier), timeout_s, self._until)
             self.ledger.start_attempt(signature, member.files.id, number, gpus=member.gpus)
             self._work.running[order.key] = Running(order, trial.attempt(number))
             member.held[order.key] = order
@@ -419,13 +426,11 @@ class Queue:
             self._work.running[key] = Running(order, TrialFiles(self.root, key[0]).attempt(key[1]))
             self._emit(QueueEvent("adopted", key[0], attempt=key[1]))
         with self.ledger.transaction():
-            for record in self.ledger.trials({TrialState.RUNNING}):
-                key = (record.signature, record.attempt or 0)
-                if key not in held:
-                    order = Order(str(self.root), *key, None, None)
-                    running = Running(order, TrialFiles(self.root, key[0]).attempt(key[1]))
-                    # Ended together with its controller, so nothing speaks against the trial.
-                    self._settle(self._outcome(running) or self._with_its_controller(running))
+            recorded = [(record.signature, record.attempt or 0) for record in self.ledger.trials({TrialState.RUNNING})]
+            gone = [key for key in recorded if key not in held]
+            lost = [Running(Order(str(self.root), *key, None, None), TrialFiles(self.root, key[0]).attempt(key[1])) for key in gone]
+            # Ended together with its controller, so nothing speaks against the trial.
+            self._settle([self._outcome(running) or self._with_its_controller(running) for running in lost])
         self._flush_events()
 
     def _with_its_controller(self, running: Running) -> Ended:
@@ -442,8 +447,7 @@ class Queue:
         self._emit(QueueEvent("stopping", text="Running trials are ended now." if self._ending_now else text))
         back = self._fleet.take_back(self._fleet.members)
         with self.ledger.transaction():
-            for order in back:
-                self._settle(Ended(order, Cause.STOPPED, "The run was stopped before the attempt began.", 0.0))
+            self._settle([Ended(order, Cause.STOPPED, "The run was stopped before the attempt began.", 0.0) for order in back])
         for running in self._work.running.values():
             write_atomic(running.files.stop, json.dumps({"cause": Cause.STOPPED}), durable=False)
         self._flush_events()
@@ -464,10 +468,9 @@ class Queue:
             member = self._fleet.holding(running.order.key)
             if member is not None:
                 self._executor.cancel(member.files)
+            ended = self._outcome(running) or Ended(running.order, Cause.STOPPED, "The run was ended at once.", self._lasted_s(running))
             with self.ledger.transaction():
-                self._settle(
-                    self._outcome(running) or Ended(running.order, Cause.STOPPED, "The run was ended at once.", self._lasted_s(running))
-                )
+                self._settle([ended])
 
     def _why_stop(self) -> Cause | None:
         return Cause.STOPPED if self._asked_to_stop or requests.stop_wanted(self.root, self.study.study) else None

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Update, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Update, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ablate.errors import LedgerError, StudyChanged
@@ -223,16 +223,18 @@ class Ledger:
             LedgerError: The study has no such trial.
         """
         with self._reading() as connection:
-            row = connection.execute(_records().where(tables.trials.c.signature == signature)).first()
+            row = connection.execute(_ONE_RECORD, {"signature": signature}).first()
         if row is None:
             raise LedgerError(f"{self.path}: no trial {signature}. `ablate status {self.path.parent.name}` lists them.")
         return _record(row)
 
-    def trials(self, states: Collection[TrialState] | None = None) -> list[TrialRecord]:
-        """All trials in the order in which they were planned, or those in the given states."""
+    def trials(self, states: Collection[TrialState] | None = None, *, signatures: Collection[str] | None = None) -> list[TrialRecord]:
+        """All trials in the order in which they were planned, or those in the given states or of the given signatures."""
         query = _records().order_by(tables.trials.c.id)
         if states is not None:
             query = query.where(tables.trials.c.state.in_([state.value for state in states]))
+        if signatures is not None:
+            query = query.where(tables.trials.c.signature.in_(list(signatures)))
         with self._reading() as connection:
             return [_record(row) for row in connection.execute(query)]
 
@@ -256,14 +258,15 @@ class Ledger:
             state = self.trial(signature).state
             if state is not TrialState.QUEUED:
                 raise LedgerError(f"{self.path}: expected a trial that waits but {signature} is {state}. Run the same command again.")
-            highest = connection.scalar(select(func.max(tables.attempts.c.number)).where(tables.attempts.c.signature == signature)) or 0
-            number = highest + 1 if number is None else number
+            if number is None:
+                highest = connection.scalar(select(func.max(tables.attempts.c.number)).where(tables.attempts.c.signature == signature))
+                number = (highest or 0) + 1
             values = {"signature": signature, "number": number, "worker": worker, "started": time.time(), "message": ""}
             connection.execute(insert(tables.attempts).values(values))
             if gpus:
                 connection.execute(upsert(tables.devices).values(worker=worker, gpus=gpus).on_conflict_do_nothing())
             running = {"state": TrialState.RUNNING, "attempt": number}
-            connection.execute(update(tables.trials).where(tables.trials.c.signature == signature).values(running))
+            connection.execute(_OF_TRIAL, {"of": signature, **running})
         return number
 
     def finish_attempt(
@@ -281,13 +284,10 @@ class Ledger:
             if current.state is not TrialState.RUNNING or current.attempt != number:
                 return current
             ended = {"ended": time.time(), "cause": cause, "message": message, "seconds": seconds}
-            connection.execute(
-                update(tables.attempts).where(tables.attempts.c.signature == signature, tables.attempts.c.number == number).values(ended)
-            )
+            connection.execute(_END_OF_ATTEMPT, {"of": signature, "nth": number, **ended})
             state = TrialState.DONE if cause is None else self._after_failure(signature, cause, attempts)
-            values = {"state": state, "cause": cause, "message": message, "seconds": seconds}
-            connection.execute(update(tables.trials).where(tables.trials.c.signature == signature).values(values))
-            return self.trial(signature)
+            connection.execute(_END_OF_TRIAL, {"of": signature, "state": state, "cause": cause, "message": message, "seconds": seconds})
+            return replace(current, state=state, cause=cause, message=message, seconds=seconds)
 
     def _after_failure(self, signature: str, cause: Cause, attempts: int) -> TrialState:
         with self._reading() as connection:
@@ -396,6 +396,22 @@ def _in_state(signature: str, state: TrialState) -> Update:
 def _records() -> Any:
     count = select(func.count()).where(tables.attempts.c.signature == tables.trials.c.signature).scalar_subquery()
     return select(tables.trials, count.label("attempts"))
+
+
+# What every trial needs is built once: building a statement takes longer than running it.
+_ONE_RECORD = _records().where(tables.trials.c.signature == bindparam("signature"))
+_trial, _attempts = tables.trials.c, tables.attempts.c
+_OF_TRIAL = update(tables.trials).where(_trial.signature == bindparam("of")).values(state=bindparam("state"), attempt=bindparam("attempt"))
+_END_OF_TRIAL = (
+    update(tables.trials)
+    .where(_trial.signature == bindparam("of"))
+    .values({name: bindparam(name) for name in ("state", "cause", "message", "seconds")})
+)
+_END_OF_ATTEMPT = (
+    update(tables.attempts)
+    .where(_attempts.signature == bindparam("of"), _attempts.number == bindparam("nth"))
+    .values({name: bindparam(name) for name in ("ended", "cause", "message", "seconds")})
+)
 
 
 def _record(row: Row[Any]) -> TrialRecord:

@@ -33,7 +33,7 @@ def ran(root: Path, study: Study, offers: Offers, values: list[float]) -> None:
         files.directory.mkdir(parents=True)
         metrics = {study.objective.metric: values[one.replicate]}
         files.outcome.write_text(Outcome(one.spec.signature, 1, None, "", 1.0, metrics, (), {}, None).to_json())
-        accept(root, one.spec.signature, 1)
+        accept(root, {one.spec.signature: 1})
 
 
 def told(root: Path, study: Study, offers: Offers) -> dict[str, Any]:

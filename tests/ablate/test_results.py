@@ -76,7 +76,7 @@ class Toy:
             files.metrics.write_text(metric_line(1, {"score": 0.0}) + metric_line(2, metrics))
             files.summary.write_text(json.dumps({"collapse": "none" if health > 0.2 else "uniform"}))
             files.outcome.write_text(Outcome(signature, number, None, "", 1.5, metrics, (), {}, None).to_json())
-            accept(self.root, signature, number)
+            accept(self.root, {signature: number})
             self.ledger.finish_attempt(signature, number, cause=None, message="", seconds=1.5)
             found[replicate] = metrics
         return found

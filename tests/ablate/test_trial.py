@@ -156,8 +156,8 @@ def test_the_accepted_attempt_is_the_result_for_good(tmp_path: Path) -> None:
     trial = written(tmp_path, outcome(1), outcome(2))
     assert result_of(tmp_path, "s") is None
     trial.attempt(1).summary.write_text('{"collapse": "uniform"}')
-    accept(tmp_path, "s", 1)
-    accept(tmp_path, "s", 2)
+    accept(tmp_path, {"s": 1})
+    accept(tmp_path, {"s": 2})
     result = result_of(tmp_path, "s")
     assert result is not None
     assert (result.attempt, result.metrics, result.summary) == (1, {"a": 1.0}, {"collapse": "uniform"})
@@ -166,9 +166,9 @@ def test_the_accepted_attempt_is_the_result_for_good(tmp_path: Path) -> None:
 
 def test_an_acceptance_without_a_result_is_replaced(tmp_path: Path) -> None:
     written(tmp_path, outcome(1, Cause.CRASH), outcome(2))
-    accept(tmp_path, "s", 1)
+    accept(tmp_path, {"s": 1})
     assert result_of(tmp_path, "s") is None
-    accept(tmp_path, "s", 2)
+    accept(tmp_path, {"s": 2})
     result = result_of(tmp_path, "s")
     assert result is not None
     assert result.attempt == 2

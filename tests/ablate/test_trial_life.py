@@ -94,8 +94,11 @@ def test_the_ledger_has_no_other_way_to_change_a_trial() -> None:
     changing = {name for name in vars(Ledger) if not name.startswith("_")} & {label for *_, label in drawn(0)}
     assert changing == set(operations(None, 3))
     source = (Path(__file__).parents[2] / "ablate" / "ledger" / "book.py").read_text(encoding="utf-8")
-    methods = re.split(r"\n    def ", source.split("\n\n\ndef ")[0])
-    writers = {method.split("(")[0] for method in methods if re.search(r"(update|upsert)\(tables\.trials\)|_in_state\(signature, ", method)}
+    book, _, rest = source.partition("\n\n\ndef ")
+    built = re.findall(r"^(_\w+) = \(?\s*update\(tables\.trials\)", rest, flags=re.M)
+    assert len(built) == rest.count("update(tables.trials)") - rest.count("return update(tables.trials)")
+    writes = re.compile(rf"(update|upsert)\(tables\.trials\)|_in_state\(signature, |\b({'|'.join(built)})\b")
+    writers = {method.split("(")[0] for method in re.split(r"\n    def ", book) if writes.search(method)}
     assert writers == set(operations(None, 3))
 
 
