@@ -6,11 +6,12 @@ import hashlib
 import posixpath
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from ablate.tracking.base import Points
 
-METRICS_A_BATCH = 800
-"""MLflow takes 1000 items a batch, tags included."""
+METRICS_A_BATCH = 999
+"""MLflow takes 1000 items a batch, the tag with it included."""
 
 ITEMS_A_BATCH = 90
 """MLflow takes 100 params and 100 tags a batch."""
@@ -43,6 +44,7 @@ def batches(points: Points) -> Iterator[tuple[list[tuple[int, str, float]], int 
         yield batch, max(steps, default=None)
 
 
+@lru_cache(maxsize=4096)
 def key_of(name: str) -> str:
     """The name as MLflow takes it; one that had to be changed carries a hash, so that two never meet."""
     clean = re.sub(r"[^\w.\-/: ]", "_", name, flags=re.ASCII)

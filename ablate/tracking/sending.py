@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 KEY, LOGGED, VERSION = "ablate.key", "ablate.logged_step", "ablate.version"
 """Tags by which a later telling knows what an earlier one did."""
 
+NOTED_BATCHES = 10
+"""Each note of how far it came is a commit of its own."""
+
 
 @dataclass
 class Known:
@@ -58,7 +61,8 @@ def created(client: MlflowClient, experiment: str, entry: Entry) -> Known:
 
 
 def send(client: MlflowClient, known: Known, entry: Entry, points: Points) -> int:
-    """Everything that fits a batch; the step up to which points are logged is written with the batch that holds it."""
+    """Everything that fits a batch; now and then with the step up to which points are logged: after a kill the rest is told again, which
+    makes no doubles."""
     from mlflow.entities import Metric, Param, RunTag
 
     changed = {key_of(k): v[:LONGEST_TAG] for k, v in entry.tags.items()}
@@ -71,12 +75,14 @@ def send(client: MlflowClient, known: Known, entry: Entry, points: Points) -> in
     known.tags |= changed
     known.params |= new.keys()
     sent = 0
-    for batch, upto in batches(points):
+    portions = list(batches(points))
+    for number, (batch, upto) in enumerate(portions, 1):
         # The time follows from the step alone, so that a value that is told again is the same value.
         metrics = [Metric(key_of(name), value, known.started_ms + step, step) for step, name, value in batch]
-        client.log_batch(known.run_id, metrics=metrics, tags=[] if upto is None else [RunTag(LOGGED, str(upto))])
+        noted = upto is not None and (number % NOTED_BATCHES == 0 or number == len(portions))
+        client.log_batch(known.run_id, metrics=metrics, tags=[RunTag(LOGGED, str(upto))] if noted else [])
         sent += len(metrics)
-        if upto is not None:
+        if noted:
             known.tags[LOGGED] = str(upto)
     return sent
 
