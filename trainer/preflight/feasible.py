@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from trainer.config import Crops, TrainerConfig, ratio_global, ratio_local
 from trainer.data import CropSampler, Scan
@@ -25,7 +26,7 @@ MAPPED_VOXELS = 2**24
 
 def ratios(settings: TrainerConfig, scans: Sequence[Scan]) -> list[Finding]:
     """Ratios that no crop of the data, or of single scans, can hold."""
-    crops, found = settings.crops, list[Finding]()
+    crops, read, found = settings.crops, _Read.of(settings), list[Finding]()
     if crops.foreground_crop_prob == 0:
         return []
     for kind, size, scale, ratio, wanted in (
@@ -34,7 +35,7 @@ def ratios(settings: TrainerConfig, scans: Sequence[Scan]) -> list[Finding]:
     ):
         if kind == "local" and not crops.local_crops:
             continue
-        shares = [float(_shares(settings, index, kind, crops.foreground_threshold, (ratio,))[0]) for index in range(len(scans))]
+        shares = [_shares(read, index, kind, crops.foreground_threshold, (ratio,))[0] for index in range(len(scans))]
         path = "crops.min_foreground_ratio" if wanted is None else f"crops.min_foreground_ratio_{kind}"
         edge = f"{size} voxels" if scale is None else f"{scale[0]:g} to {scale[1]:g} mm"
         what = f"a {kind} crop of {edge} with a foreground ratio of {ratio:g} above {crops.foreground_threshold:g} HU"
@@ -83,12 +84,12 @@ def inside(settings: TrainerConfig, scans: Sequence[Scan]) -> list[Finding]:
 
 def maps(settings: TrainerConfig) -> list[Finding]:
     """For each kind of crop the share of positions that hold each ratio at each threshold, as the study's baseline has its crops."""
-    crops, rows, found = settings.crops, feasible_map(settings), list[Finding]()
+    crops, read, rows, found = settings.crops, _Read.of(settings), feasible_map(settings), list[Finding]()
     for kind, ratio in (("global", ratio_global(crops)), ("local", ratio_local(crops))):
         if kind == "local" and not crops.local_crops:
             continue
         shares = [row["shares"] for row in rows if row["kind"] == kind]
-        now = float(np.mean([_shares(settings, n, kind, crops.foreground_threshold, (ratio,))[0] for n in _mapped(settings)]))
+        now = float(np.mean([_shares(read, n, kind, crops.foreground_threshold, (ratio,))[0] for n in _mapped(settings)]))
         found.append(
             finding(
                 "info",
@@ -125,17 +126,30 @@ def _mapped(settings: TrainerConfig) -> list[int]:
 
 def feasible_map(settings: TrainerConfig) -> list[dict[str, object]]:
     """Mean share of positions that hold a ratio, for each threshold in HU and kind of crop: a map to choose levels from."""
-    scans = _mapped(settings)
+    scans, read = _mapped(settings), _Read.of(settings)
     return [
-        {
-            "threshold_hu": threshold,
-            "kind": kind,
-            "ratios": list(RATIOS),
-            "shares": np.mean([_shares(settings, n, kind, threshold, RATIOS) for n in scans], axis=0).round(4).tolist(),
-        }
+        {"threshold_hu": threshold, "kind": kind, "ratios": list(RATIOS), "shares": np.mean(shares, axis=0).round(4).tolist()}
         for threshold in THRESHOLDS_HU
         for kind in ("global", "local")
+        for shares in [[_shares(read, n, kind, threshold, RATIOS) for n in scans]]
     ]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What decides the share of positions that hold a ratio: equal for most arms of a study."""
+
+    key: str
+    foreground: str
+    sizes: tuple[tuple[str, int, tuple[float, ...] | None], ...]
+    """Kind of crop, its edge in voxels, its range in mm."""
+
+    @staticmethod
+    def of(settings: TrainerConfig) -> _Read:
+        c = settings.crops
+        crops = (("global", c.global_size_voxels, c.global_scale_mm), ("local", c.local_size_voxels, c.local_scale_mm))
+        sizes = tuple((kind, size, None if scale is None else tuple(scale)) for kind, size, scale in crops)
+        return _Read(data_key(settings), c.foreground, sizes)
 
 
 @lru_cache(maxsize=1024)
@@ -145,21 +159,21 @@ def _locals_inside(key: str, index: int, read: str, patch: int) -> float:
     return CropSampler(of, crops, patch, scan.spacing_mm[0]).feasible_fraction()["local_in_global"]
 
 
-def _shares(settings: TrainerConfig, index: int, kind: str, threshold_hu: float, ratios: tuple[float, ...]) -> Float[np.ndarray, " ratios"]:
+@lru_cache(maxsize=65536)
+def _shares(read: _Read, index: int, kind: str, threshold_hu: float, ratios: tuple[float, ...]) -> tuple[float, ...]:
     """Share of a scan's crop positions that hold each ratio, 0 to 1; the mean over the range of scales where there is one."""
-    key, c = data_key(settings), settings.crops
-    scan = scans_of(key)[index]
+    scan = scans_of(read.key)[index]
     least, spacing_mm = min(scan.voxels.shape), scan.spacing_mm[0]
     edges = {
-        "global": np.unique(spans(SPREAD, c.global_size_voxels, c.global_scale_mm, spacing_mm, least)).tolist(),
-        "local": np.unique(spans(SPREAD, c.local_size_voxels, c.local_scale_mm, spacing_mm, least)).tolist(),
+        name: np.unique(spans(SPREAD, size, None if scale is None else list(scale), spacing_mm, least)).tolist()
+        for name, size, scale in read.sizes
     }
-    counted = _histograms(key, index, c.foreground, threshold_hu, tuple(sorted({*edges["global"], *edges["local"]})))
+    counted = _histograms(read.key, index, read.foreground, threshold_hu, tuple(sorted({*edges["global"], *edges["local"]})))
     shares = []
     for edge in edges[kind]:
         counts, positions = counted[edge]
         shares.append([positions[counts / edge**3 >= ratio].sum() / positions.sum() for ratio in ratios])
-    return np.asarray(np.mean(shares, axis=0))
+    return tuple(np.mean(shares, axis=0).tolist())
 
 
 @lru_cache(maxsize=256)
