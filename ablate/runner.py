@@ -63,11 +63,12 @@ def run(study: Study, root: Path, observer: Observer) -> list[Conclusion]:
     """
     offers = Offers(study.trainer)
     arms = preflight.asked(study)
-    findings = preflight.summary(arms, preflight.check(study, arms, offers, root))
+    origin = offers.config(study.baseline, 0)
+    with offers.kept_ready():
+        findings = preflight.summary(arms, preflight.check(study, arms, offers, root))
+        data_hash = offers.data_hash(origin)
     ledger = Ledger(root / study.study / "ledger.db")
     with Queue(ledger, root, study, on_event=observer.event) as queue:
-        origin = offers.config(study.baseline, 0)
-        data_hash = offers.data_hash(origin)
         document = {"study": study.model_dump(mode="json", by_alias=True), "base": offers.base()}
         ledger.freeze(document, offers.code_version(), data_hash)
         preflight.keep(root, study, offers.code_version(), findings)

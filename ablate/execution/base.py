@@ -43,7 +43,7 @@ class Timing:
     renew_s: float = 1.0
     """How often the controller gives a sign, and how often progress is read."""
     turn_s: float = 0.05
-    """Longest pause between two turns of the controller; after a turn in which something happened it is a tenth, and grows again."""
+    """Longest pause between two turns of a controller of few workers; after one in which something happened it is a tenth, and grows."""
     idle_s: float = 0.01
     """Pause of a worker between two looks at its inbox."""
     stop_s: float = 20.0

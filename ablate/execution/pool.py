@@ -41,6 +41,9 @@ __all__ = ["Queue", "QueueEvent", "Timing", "holder", "request"]
 SESSION_S = 5.0
 """How often the controller's time is put on record."""
 
+FEW, LONGEST_TURN_S = 10, 1.0
+"""Beyond so many running trials the pause between two turns grows with them, up to this."""
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -191,7 +194,10 @@ class Queue:
                 self._listen()
                 if self._asked_to_stop:
                     self._stop()
-                pause_s = self.timing.turn_s / 10 if self._turn(assign=True) else min(2 * pause_s, self.timing.turn_s)
+                happened = self._turn(assign=True)
+                # Workers have their next order by them, so that a large fleet may be looked at less often: each look asks the file system.
+                longest_s = min(self.timing.turn_s * max(1.0, len(self._work.running) / FEW), max(self.timing.turn_s, LONGEST_TURN_S))
+                pause_s = self.timing.turn_s / 10 if happened else min(2 * pause_s, longest_s)
                 self._clock.wait(pause_s)
         finally:
             self._completing = False
