@@ -18,7 +18,8 @@ USAGE = """\
 usage: python -m trainer [preset=NAME] [key=value ...] [out=DIR]
 
 Trains one DINO-3D model and prints its measures. Everything is written into DIR, by default runs/trainer/<date and time>:
-checkpoint.pt, summary.json, crops.parquet, gallery.png. With the DIR of an interrupted run it goes on where that stopped.
+checkpoint.pt, summary.json, crops.parquet, gallery.png, prototypes.png, patches.png. With the DIR of an interrupted run it goes on where
+that stopped.
 
   python -m trainer                                             the embedded phantom, two CPU cores
   python -m trainer loop.steps=0                                the untrained network

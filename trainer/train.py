@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,12 @@ from trainer.numerics import device_of, first_gives, rank, ranks
 from trainer.speed import peak_memory_gib, product_rate, step_flops
 from trainer.step import GLOBALS, Learner, NotFinite, StepResult, of_all_ranks, together
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from trainer.pictures import PatchMap, PrototypeUse
+
+_LOG = logging.getLogger("trainer.train")
 CALIBRATION_BATCHES = 4
 """Training batches from which an untrained network's feature norm learns its statistics."""
 OF_THE_MACHINE = ("loop/samples_per_second", "loop/model_flop_utilisation", "loop/peak_memory_gib")
@@ -69,7 +76,7 @@ def train(config: Mapping[str, object], run: Run) -> dict[str, float]:
     """Train, or go on from the checkpoint in `run.directory`; on CPU the result is that of an uninterrupted run, bit for bit.
 
     Every `measure.every_steps` the run hears `train/` and `loop/` measures, at `measure.rungs` and at the end `probe/` too.
-    At the end `summary.json`, `crops.parquet` and `gallery.png` are written beside the checkpoint.
+    At the end `summary.json`, `crops.parquet`, `gallery.png`, `prototypes.png` and `patches.png` are written beside the checkpoint.
 
     Args:
         config: Nested or dotted settings on top of their preset; see trainer.config.
@@ -124,6 +131,8 @@ def _train(settings: TrainerConfig, device: torch.device, progress: Progress, ru
 
     metrics = measures.metrics() | loop_measures(progress, settings, speed) | probed(probe, learner)
     save(directory, settings, learner, measures, progress)
+    if settings.measure.pictures:
+        write_pictures(directory, settings, probe, learner)
     if rank() == 0:
         if settings.measure.record_crops:
             seen = next(batches(scans, split.train, settings, max(progress.step - 1, 0)))
@@ -328,6 +337,34 @@ def write_crops(directory: Path, settings: TrainerConfig, scans: Sequence[Scan],
         pq.write_table(measures.crop_table(), beside)
     with replacing(directory / "gallery.png") as beside:
         gallery(beside, scans, batch, settings)
+
+
+def write_pictures(directory: Path, settings: TrainerConfig, probe: Probe, learner: Learner) -> None:
+    """`prototypes.png` and `patches.png` of the teacher. Every rank must call it, as sharded weights are read together; the first draws.
+
+    They are for looking, so one that fails costs the trial nothing: the log and the summary's warnings say why it is missing.
+    """
+    from trainer.pictures import draw_patches, draw_prototypes, patch_map, prototype_use
+    from trainer.png import write_png
+
+    net, device = learner.taught(), learner.device
+
+    def prototypes() -> tuple[PrototypeUse, Callable[[], Image.Image]]:
+        use = prototype_use(probe.scans, lambda images: embed(net, images, device), settings)
+        return use, lambda: draw_prototypes(use, probe.scans, settings)
+
+    def patches() -> tuple[PatchMap, Callable[[], Image.Image]]:
+        found = patch_map(probe.scans[0], lambda images: embed_patches(net, images, device), settings)
+        return found, lambda: draw_patches(found)
+
+    for name, seen in (("prototypes.png", prototypes), ("patches.png", patches)):
+        try:
+            found, draw = seen()
+            if rank() == 0:
+                write_png(directory / name, draw(), found.title(), found.description())
+        except Exception as error:
+            traceback.print_exc()
+            _LOG.warning("%s was not drawn: %s: %s. The trial's result is not touched by it.", name, type(error).__name__, error)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ TINY_RUN: dict[str, object] = {
     "measure.crops_per_scan": 8,
     "measure.background_crops_per_scan": 4,
     "measure.record_crops": False,
+    "measure.pictures": False,
 }
 
 

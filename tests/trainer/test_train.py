@@ -105,7 +105,14 @@ def test_a_trial_leaves_its_crops_its_gallery_and_its_summary(straight: tuple[Re
     assert summary["collapse"] in ("none", "uniform", "single_prototype", "partial")
     assert summary["stopped"] is None
     assert sum(len(names) for names in summary["scans"].values()) == 6
-    assert sorted(path.name for path in run.directory.iterdir()) == ["checkpoint.pt", "crops.parquet", "gallery.png", "summary.json"]
+    assert sorted(path.name for path in run.directory.iterdir()) == [
+        "checkpoint.pt",
+        "crops.parquet",
+        "gallery.png",
+        "patches.png",
+        "prototypes.png",
+        "summary.json",
+    ]
 
 
 @pytest.mark.parametrize(

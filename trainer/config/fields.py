@@ -232,6 +232,7 @@ class Measure:
     background_crops_per_scan: int = _field(8, "Background probe crops a held-out scan.", at_least=0, at_most=4096)
     seed: int = _field(20_000, "Seed of the probe crops.", at_least=0)
     record_crops: bool = _field(True, "Write crops.parquet and the gallery.")
+    pictures: bool = _field(True, "Write prototypes.png and patches.png of held-out scans at the end.")
 
 
 @dataclass

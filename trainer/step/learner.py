@@ -128,6 +128,11 @@ class Learner:
         found: Tensor = whole(self.student.dino_head.prototypes.detach())
         return found
 
+    def taught(self) -> DinoNet:
+        """The teacher, whose backbone is kept; the student where the teacher's feature norm has seen no batch (an untrained network)."""
+        norm = self.teacher.dino_head.norm
+        return self.student if norm is not None and not float(norm.batches) else self.teacher
+
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Take these weights for student and teacher, before the first step."""
         for net in self._nets().values():

@@ -1,0 +1,278 @@
+"""`patches.png`: patch features as colours over slices of a held-out scan, beside the scan itself.
+
+The slices pass through the middle of the scan's foreground-rich probe crops, so they are the same for every arm. Each slice is covered by
+overlapping cubes of the network's own size; a cell of half a patch takes the mean of all patches over it. The features of all cells
+are reduced to their first three principal components (PCA fitted on this scan alone): the first is lightness, the second goes from blue to
+yellow, the third from green to magenta, so that a colour-blind reader misses at most the third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, UInt8
+
+from trainer.config import TrainerConfig
+from trainer.data import Scan, cut, scan_foreground
+from trainer.measure.organs import EmbedPatches
+from trainer.measure.yardstick import ScanProbe
+
+PLANES = ("axial", "coronal", "sagittal")
+"""By the axis that a slice is taken along: depth, height, width."""
+TOWARD = ("the head", "the back", "the left")
+CUBES = 768
+"""Cubes that cover the three slices; where they would be more they overlap less."""
+FAINTEST = 0.1
+"""A component whose spread is less than this share of the features' length is drawn fainter: a flat network gives a grey map, not noise."""
+SPREAD = 98
+"""Percentile of a component's magnitude that takes the full range of its colour."""
+UNRELATED = 0.1
+_COMPONENTS = 3
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One slice in cells of `edge` voxels: a cell's feature is the mean of the patches over it."""
+
+    axis: int
+    index: int
+    """Of the slice, in voxels along the axis."""
+    start: Int[np.ndarray, "2"]
+    """Low corner of the cells in voxels, along the other two axes."""
+    edge: int
+    features: Float64[np.ndarray, "down across dim"]
+    brightness: Float64[np.ndarray, "down across"]
+    """Mean of the windowed voxels of a patch around each cell, in [-1, 1]."""
+    body: Float64[np.ndarray, "down across"]
+    """Body share of the same patch by the yardstick."""
+
+
+@dataclass(frozen=True)
+class PatchMap:
+    """Patch features of a scan in three planes, as colours."""
+
+    scan: Scan
+    planes: tuple[Plane, ...]
+    colours: tuple[UInt8[np.ndarray, "down across 3"], ...]
+    explained: tuple[float, float, float]
+    """Share of the variance in each component."""
+    meanings: tuple[str, str, str]
+    """What each component rises with, of brightness and the three directions."""
+    by_brightness: float
+    """Share of the variance that a straight line of the patch's mean brightness explains."""
+    spread: float
+    """Root mean square distance of a patch from the mean patch, over the root mean square length; in [0, 1]."""
+    told_apart: float | None
+    """Probability that the first component ranks a patch of body above one of background, or below, whichever is more, in [.5, 1]."""
+
+    def title(self) -> str:
+        """What is seen, in one line."""
+        if self.spread < FAINTEST:
+            return f"Patch features hardly differ: their spread is {self.spread:.1%} of their length"
+        share = f"three components hold {sum(self.explained):.0%} of the variance"
+        if self.told_apart is None:
+            return f"Patch features: {share}"
+        verdict = "tell" if self.told_apart >= 0.9 else "partly tell" if self.told_apart >= 0.7 else "do not tell"
+        return f"Patch features {verdict} body from background (AUC {self.told_apart:.2f}); {share}"
+
+    def description(self) -> str:
+        """The same in sentences, with how to read the picture."""
+        parts = ("lightness", "blue to yellow", "green to magenta")
+        said = ", ".join(
+            f"{part}: {share:.0%}, {meaning}" for part, share, meaning in zip(parts, self.explained, self.meanings, strict=True)
+        )
+        apart = "" if self.told_apart is None else f" The first alone ranks body against background with AUC {self.told_apart:.2f}."
+        edge_mm = self.planes[0].edge * self.scan.spacing_mm[1]
+        return (
+            f"Held-out scan {self.scan.name} in three planes, in a soft-tissue window; below it the first principal components of its "
+            f"patch features as colours, in cells of {edge_mm:.0f} mm ({said}).{apart} Brightness alone explains "
+            f"{self.by_brightness:.0%} of the features' variance; their spread is {self.spread:.2f} of their length. Equal colours are equal features. Patches keep "
+            "brightness even untrained and collapsed: look for borders that brightness does not have."
+        )
+
+
+def patch_map(probe: ScanProbe, embed_patches: EmbedPatches, config: TrainerConfig) -> PatchMap:
+    """Read a network on cubes that cover three slices.
+
+    Args:
+        embed_patches: Images [n, 1, edge, edge, edge] to [n, grid, grid, grid, dim].
+
+    Raises:
+        ValueError: Features that are not finite.
+    """
+    centre = np.median(probe.corners, axis=0).astype(int) + config.crops.global_size_voxels // 2
+    planes = tuple(_plane(probe.owner, axis, int(centre[axis]), embed_patches, config) for axis in range(3))
+    features = np.concatenate([plane.features.reshape(-1, plane.features.shape[-1]) for plane in planes])
+    if not np.isfinite(features).all():
+        raise ValueError("expected finite features of patches but the network's are not. Lower loop.lr, or set loop.clip_norm.")
+    brightness, body = (np.concatenate([getattr(p, name).ravel() for p in planes]) for name in ("brightness", "body"))
+    scores, explained = principal(features)
+    references = {"with brightness": brightness} | {f"toward {TOWARD[axis]}": _along(planes, axis) for axis in range(3)}
+    scores, meanings = turned(scores, references)
+    length = float(np.sqrt(np.square(features).sum(axis=1).mean()))
+    spread = float(np.sqrt(np.square(features - features.mean(axis=0)).sum(axis=1).mean())) / length if length else 0.0
+    colours = shaded(scores, length)
+    ends = np.cumsum([plane.body.size for plane in planes])[:-1]
+    m = config.measure
+    return PatchMap(
+        probe.owner,
+        planes,
+        tuple(part.reshape(*plane.body.shape, 3) for part, plane in zip(np.split(colours, ends), planes, strict=True)),
+        explained,
+        meanings,
+        explained_by(features, brightness),
+        spread,
+        told_apart(scores[:, 0], body >= m.rich_ratio, body <= m.background_ratio),
+    )
+
+
+def _plane(scan: Scan, axis: int, index: int, embed_patches: EmbedPatches, config: TrainerConfig) -> Plane:
+    patch, size = config.model.patch_size_voxels, config.crops.global_size_voxels
+    edge = patch // 2 if patch % 2 == 0 else patch
+    others = [n for n in range(3) if n != axis]
+    shape = np.array(scan.voxels.shape)
+    cells = shape[others] // edge
+    start = (shape[others] - cells * edge) // 2
+    across = size // edge
+    low = int(np.clip(index - (size // patch // 2) * patch - patch // 2, 0, shape[axis] - size))
+    layer = min((index - low) // patch, size // patch - 1)
+    corners = list(product(*_steps(cells, across)))
+    at = np.insert(start + np.array(corners) * edge, axis, low, axis=1)
+    patches = np.take(embed_patches(cut(scan, at, size, config.data)), layer, axis=1 + axis)
+    fine = patches.repeat(patch // edge, axis=1).repeat(patch // edge, axis=2)
+    total = np.zeros((*cells.tolist(), patches.shape[-1]))
+    count = np.zeros(cells.tolist())
+    for (down, right), found in zip(corners, fine, strict=True):
+        window = np.s_[down : down + found.shape[0], right : right + found.shape[1]]
+        total[window] += found
+        count[window] += 1
+    around = _around(shape, axis, index, start, cells, edge, patch)
+    brightness = cut(scan, around, patch, config.data).mean(axis=(1, 2, 3, 4), dtype=np.float64)
+    body = scan_foreground(scan, "body", config.measure.foreground_threshold).ratio(around, patch)
+    return Plane(
+        axis, index, start, edge, total / count[..., None], brightness.reshape(cells.tolist()), np.asarray(body).reshape(cells.tolist())
+    )
+
+
+def _steps(cells: Int[np.ndarray, "2"], across: int) -> tuple[list[int], list[int]]:
+    """First cells of the cubes along both axes, as dense as `CUBES` for all three planes allow; the last cube ends with the cells."""
+    for stride in range(1, across + 1):
+        down, right = (sorted({*range(0, int(n) - across + 1, stride), int(n) - across}) for n in cells)
+        if len(down) * len(right) * len(PLANES) <= CUBES:
+            break
+    return down, right
+
+
+def _around(
+    shape: Int[np.ndarray, "3"], axis: int, index: int, start: Int[np.ndarray, "2"], cells: Int[np.ndarray, "2"], edge: int, patch: int
+) -> Int[np.ndarray, "n 3"]:
+    """Low corners of a patch around the middle of each cell, moved inside the scan."""
+    down, right = (first + edge // 2 + edge * np.arange(n) for first, n in zip(start.tolist(), cells.tolist(), strict=True))
+    middles = np.stack(np.meshgrid(down, right, indexing="ij"), axis=-1).reshape(-1, 2)
+    return np.asarray(np.clip(np.insert(middles, axis, index, axis=1) - patch // 2, 0, shape - patch))
+
+
+def _along(planes: Sequence[Plane], axis: int) -> Float64[np.ndarray, " n"]:
+    """The place of each cell along an axis of the scan, in voxels."""
+    found = []
+    for plane in planes:
+        if plane.axis == axis:
+            found.append(np.full(plane.body.size, float(plane.index)))
+            continue
+        along = 0 if axis == min({0, 1, 2} - {plane.axis}) else 1
+        places = plane.start[along] + plane.edge * np.indices(plane.body.shape)[along]
+        found.append(places.ravel().astype(float))
+    return np.concatenate(found)
+
+
+def principal(features: Float64[np.ndarray, "n dim"]) -> tuple[Float64[np.ndarray, "n 3"], tuple[float, float, float]]:
+    """Scores on the first three principal components and their shares of the variance, in [0, 1]; 0 where nothing varies.
+
+    Source: Pearson 1901; Hotelling 1933.
+    """
+    centred = features - features.mean(axis=0)
+    variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+    variances = np.maximum(variances[::-1], 0.0)
+    total = float(variances.sum())
+    scores, shares = np.zeros((len(features), _COMPONENTS)), np.zeros(_COMPONENTS)
+    if total > 0:
+        known = min(_COMPONENTS, features.shape[1])
+        scores[:, :known] = centred @ directions[:, ::-1][:, :known]
+        shares[:known] = variances[:known] / total
+    return scores, (float(shares[0]), float(shares[1]), float(shares[2]))
+
+
+def explained_by(features: Float64[np.ndarray, "n dim"], one: Float64[np.ndarray, " n"]) -> float:
+    """Share of the features' variance that a straight line of one value explains, in [0, 1]; 0 where nothing varies."""
+    centred, one = features - features.mean(axis=0), one - one.mean()
+    total, own = float(np.square(centred).sum()), float(one @ one)
+    return float(np.square(one @ centred).sum()) / (own * total) if own * total > 0 else 0.0
+
+
+def turned(
+    scores: Float64[np.ndarray, "n 3"], references: dict[str, Float64[np.ndarray, " n"]]
+) -> tuple[Float64[np.ndarray, "n 3"], tuple[str, str, str]]:
+    """Scores with their signs fixed, and what each rises with: the reference that it is correlated with most strongly.
+
+    A component's sign is arbitrary; so fixed it is the same in two runs that found the same direction.
+    """
+    names = list(references)
+    said, found = [], scores.copy()
+    for n in range(scores.shape[1]):
+        r = [_correlation(scores[:, n], reference) for reference in references.values()]
+        best = int(np.argmax(np.abs(r)))
+        found[:, n] *= -1 if r[best] < 0 else 1
+        said.append(f"rises {names[best]}, r {abs(r[best]):.2f}" if abs(r[best]) >= UNRELATED else "neither brightness nor place")
+    return found, (said[0], said[1], said[2])
+
+
+def _correlation(one: Float64[np.ndarray, " n"], other: Float64[np.ndarray, " n"]) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    norm = float(np.sqrt((one @ one) * (other @ other)))
+    return float(one @ other) / norm if norm > 0 else 0.0
+
+
+def told_apart(score: Float64[np.ndarray, " n"], body: Bool[np.ndarray, " n"], background: Bool[np.ndarray, " n"]) -> float | None:
+    """Area under the ROC curve of a score for body against background, turned to be at least one half; none where one is missing.
+
+    Source: Mann & Whitney 1947; ties count one half.
+    """
+    if not body.any() or not background.any():
+        return None
+    others = np.sort(score[background])
+    below, not_above = (np.searchsorted(others, score[body], side=side) for side in ("left", "right"))
+    area = float((below + not_above).mean()) / (2 * len(others))
+    return max(area, 1 - area)
+
+
+def shaded(scores: Float64[np.ndarray, "n 3"], length: float) -> UInt8[np.ndarray, "n 3"]:
+    """Scores as sRGB: lightness, blue to yellow, green to magenta, in a space where equal steps look equal.
+
+    Args:
+        length: Root mean square length of the features, by which faint components stay faint.
+
+    Source: Ottosson 2020 (OKLab), bottosson.github.io/posts/oklab.
+    """
+    least, middle = max(FAINTEST * length, 1e-12), np.zeros(_COMPONENTS)
+    low, high = np.percentile(scores[:, 0], (100 - SPREAD, SPREAD))
+    reach = np.percentile(np.abs(scores), SPREAD, axis=0)
+    middle[0], reach[0] = (low + high) / 2, (high - low) / 2  # most patches may be background, far from the middle
+    unit = np.clip((scores - middle) / np.maximum(reach, least), -1, 1)
+    lightness, yellow, magenta = 0.6 + 0.34 * unit[:, 0], 0.13 * unit[:, 1], 0.13 * unit[:, 2]
+    cone = np.stack([np.ones_like(lightness) * lightness, magenta, yellow], axis=1) @ _OK_TO_CONE.T
+    linear: Float[np.ndarray, "n 3"] = np.clip((cone**3) @ _CONE_TO_RGB.T, 0, 1)
+    gamma = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.asarray((gamma * 255).round().astype(np.uint8))
+
+
+_OK_TO_CONE = np.array([[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]])
+_CONE_TO_RGB = np.array(
+    [
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ]
+)
