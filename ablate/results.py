@@ -181,15 +181,13 @@ class Results:
                 rows += [(use.phase, use.arm, use.replicate, step, metric, values[metric]) for metric in metrics if metric in values]
         return pd.DataFrame(rows, columns=["phase", "arm", "replicate", "step", "metric", "value"])
 
-    def file(self, phase: str, arm: str, name: str) -> Path | None:
-        """A file that the trainer left beside an arm's accepted result (`gallery.png`), of its first replicate that has one."""
+    def pictures(self, phase: str, arm: str) -> list[Path]:
+        """What the trainer drew beside an arm's accepted result, of its first replicate that has any (`AttemptFiles.pictures`)."""
         for use in self._uses:
             result = self._result(use.signature) if (use.phase, use.arm) == (phase, arm) else None
-            if result is not None:
-                path = TrialFiles(self.root, use.signature).attempt(result.attempt).directory / name
-                if path.is_file():
-                    return path
-        return None
+            if result is not None and (found := TrialFiles(self.root, use.signature).attempt(result.attempt).pictures):
+                return found
+        return []
 
     def _phase(self, conclusion: Conclusion) -> dict[str, Any]:
         design = self.study.phase(conclusion.phase).design

@@ -7,11 +7,17 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from ablate.command import DIRECTORY
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+"""How the files of pictures end."""
 
 
 class TrialState(StrEnum):
@@ -183,6 +189,15 @@ class AttemptFiles:
     def summary(self) -> Path:
         """What the trainer says of the trial beside its metrics; `collapse` is its kind of collapse."""
         return self.directory / "summary.json"
+
+    @property
+    def pictures(self) -> list[Path]:
+        """Pictures that the trainer left here, or a command in its own folder: `gallery.*` first, then by name; a name stands once."""
+        found: dict[str, Path] = {}
+        for folder in (self.directory, self.directory / DIRECTORY):
+            with suppress(OSError):
+                found |= {path.name: path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file()}
+        return [found[name] for name in sorted(found, key=lambda name: (not name.startswith("gallery"), name)) if not name.startswith(".")]
 
     @property
     def began(self) -> Path:

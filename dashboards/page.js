@@ -58,6 +58,12 @@
     plots.filter((plot) => plot.dataset.group === group && drawn.has(plot)).forEach(hideArms);
   }));
 
+  document.querySelectorAll("button.wider").forEach((button) => button.addEventListener("click", () => {
+    const wide = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", String(wide));
+    button.parentElement.querySelectorAll(".pictures").forEach((grid) => grid.classList.toggle("wide", wide));
+  }));
+
   document.querySelectorAll(".copy button").forEach((button) => button.addEventListener("click", async () => {
     const text = button.parentElement.querySelector("pre").textContent;
     try {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import re
@@ -99,33 +98,6 @@ def described(rows: Mapping[str, str]) -> str:
 def listing(items: Sequence[str]) -> str:
     """A bulleted list."""
     return "<ul>" + "".join(f"<li>{text(item)}</li>" for item in items) + "</ul>" if items else ""
-
-
-def picture(path: Path, *, alt: str, widest_pixels: int = 1600, largest_bytes: int = 1_000_000) -> str:
-    """An image inside the page; a large one is made smaller. One that cannot be read is said to be so."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        content, kind = path.read_bytes(), "png"
-        with Image.open(path) as image:
-            if image.width > widest_pixels or len(content) > largest_bytes or image.format != "PNG":
-                content, kind = _smaller(image, widest_pixels), "webp"
-    except (OSError, UnidentifiedImageError):
-        return f'<p class="soft">{text(path.name)} cannot be read as an image.</p>'
-    return f'<img alt="{text(alt)}" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
-
-
-def _smaller(image: object, widest_pixels: int) -> bytes:
-    import io
-
-    from PIL import Image
-
-    assert isinstance(image, Image.Image)
-    smaller = image.convert("RGB")
-    smaller.thumbnail((widest_pixels, widest_pixels * 4))
-    buffer = io.BytesIO()
-    smaller.save(buffer, "WEBP", quality=82)
-    return buffer.getvalue()
 
 
 def as_json(content: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dashboards import mattered, sections
+from dashboards import galleries, mattered, sections
 from dashboards.foretold import foretold
 from dashboards.page import page, text
 
@@ -41,7 +42,7 @@ def render(results: Results) -> str:
         "mattered": ("What mattered", mattered.mattered(document)),
         "thresholds": ("Thresholds", sections.thresholds(document) + mattered.operating(document)),
         "probes": ("Probes", sections.probes(document)),
-        "crops": ("What the arms see", sections.galleries(results, document)),
+        "pictures": ("Pictures", _pictures(results, document)),
         "preflight": ("What was foretold", foretold(document)),
         "run": ("How it was run", sections.how(results, document)),
     }
@@ -51,3 +52,10 @@ def render(results: Results) -> str:
     body = [f'<section id="{text(name)}">{content}</section>' for name, (_, content) in kept.items()]
     nav = f'<nav aria-label="Sections">{links}</nav>'
     return page(f"{document['study']}: {document['question']}", "\n".join([head, body[0], nav, *body[1:]]), document)
+
+
+def _pictures(results: Results, document: Mapping[str, Any]) -> str:
+    if not document["phases"]:
+        return ""
+    subject = sections.subject(document)
+    return galleries.galleries(results, document, subject, is_winner=sections.is_winner(document, *subject))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.study import BASELINE, REFERENCES
 from ablate.words import between, counted, listed, number
 from dashboards import figures, palette, tables
-from dashboards.page import Cell, chip, copyable, described, figure, legend, listing, picture, table, text, yaml_block
+from dashboards.page import Cell, chip, copyable, described, figure, legend, listing, table, text, yaml_block
 
 if TYPE_CHECKING:
     from ablate.results import Results
@@ -59,7 +59,7 @@ def questions(results: Results, document: Document) -> str:
         drawn = ""
         before, after = _by_replicate(trials, REFERENCES, BASELINE, one["metric"]), _by_replicate(trials, phase, arm, one["metric"])
         if before.keys() & after.keys():
-            names = ("study's baseline", "winner" if _is_winner(document, phase, arm) else "best arm")
+            names = ("study's baseline", "winner" if is_winner(document, phase, arm) else "best arm")
             caption = f"A line a replicate; {'lower' if one['direction'] == 'minimize' else 'higher'} is better."
             drawn = figure(figures.pairs(before, after, one["metric"], names), name=f"question-{index}", title="", caption=caption)
         says = chip({"yes": "yes", "no": "no, the opposite"}.get(one["says"], "not shown"), kind)
@@ -262,23 +262,6 @@ def probes(document: Document) -> str:
     return f'<h2>{text(heading)}</h2><p class="soft">{said}</p>{table(head, rows, label="Probes beside their references")}'
 
 
-def galleries(results: Results, document: Document) -> str:
-    """What the baseline's and the winner's crops look like, side by side."""
-    if not document["phases"]:
-        return ""
-    phase, arm = subject(document)
-    sought = {"The study's baseline": (document["phases"][0]["name"], BASELINE)}
-    if (phase, arm) not in sought.values():
-        sought["The winner" if _is_winner(document, phase, arm) else f"{arm} ({phase})"] = (phase, arm)
-    cards = []
-    for label, (in_phase, name) in sought.items():
-        path = results.file(in_phase, name, "gallery.png")
-        if path is not None:
-            cards.append(f'<div class="card"><h3>{text(label)}</h3>{picture(path, alt=f"Crops of {label}")}</div>')
-    caption = "A training batch of the first replicate: slices with the boxes of global and local crops and their foreground ratios."
-    return f'<h2>What the arms see</h2><p class="soft">{caption}</p><div class="grid">{"".join(cards)}</div>' if cards else ""
-
-
 def how(results: Results, document: Document) -> str:
     """Cost, failures, versions, the statistics in plain words, and what the answer does not cover."""
     study, budget, trials = results.study, document["budget"], results.trials()
@@ -339,7 +322,8 @@ def subject(document: Document) -> tuple[str, str]:
     return last["name"], last["winner"]
 
 
-def _is_winner(document: Document, phase: str, arm: str) -> bool:
+def is_winner(document: Document, phase: str, arm: str) -> bool:
+    """Whether a phase carried this arm on."""
     return any(found["name"] == phase and found["winner"] == arm for found in document["phases"])
 
 

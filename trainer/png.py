@@ -31,7 +31,7 @@ def write_png(path: Path, image: Image.Image, title: str, description: str) -> N
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
-            image.save(file, format="PNG", optimize=True, pnginfo=words)
+            image.save(file, format="PNG", pnginfo=words)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxtyping import Int, Num, UInt8
 from trainer.augment import views
 from trainer.config import TrainerConfig
 from trainer.data.window import normalise
+from trainer.png import write_png
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -67,13 +67,25 @@ def gallery(path: Path, scans: Sequence[Scan], batch: Batch, config: TrainerConf
         scan = scans[int(batch.scan[position])]
         crops = _crops(scan, batch, int(position), config)
         _row(image, draw, HEAD + row * _row_height(), scan, crops, _caption(scan, batch, int(position)), config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        image.quantize(palette=_palette(), dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    title, description = _seen(batch, len(chosen), len(scans))
+    write_png(path, image.quantize(palette=_palette(), dither=Image.Dither.NONE), title, description)
+
+
+def _seen(batch: Batch, rows: int, scans: int) -> tuple[str, str]:
+    """The picture's title and description: what the whole batch came to."""
+    views = batch.ratio.shape[1]
+    shares = [f"{batch.ratio[:, :2].mean():.0%} body in global crops"]
+    inside = ""
+    if views > 2:
+        shares.append(f"{batch.ratio[:, 2:].mean():.0%} in local ones")
+        inside = f" {(batch.local_containment >= 1).mean():.0%} of the local crops lie whole inside a global one."
+    title = f"Crops of step {batch.step}: {', '.join(shares)}; the two globals share IoU {batch.global_iou.mean():.2f}"
+    description = (
+        f"Means over the {len(batch.scan)} places of the step's batch, of {scans} scans.{inside} {int(batch.violations.sum())} of "
+        f"{batch.ratio.size} crops miss the foreground ratio that they had to hold. {rows} scans are drawn, an axial and a coronal slice "
+        "with the boxes of all crops (A and B the global ones, dashed: beside the slice), then each crop as the network saw it."
+    )
+    return title, description
 
 
 def _palette() -> Image.Image:

@@ -15,7 +15,6 @@ from ablate.errors import AblateError
 from dashboards.live import asking
 from dashboards.live.app import Screen, build
 from dashboards.live.record import Record
-from dashboards.live.trial import pictures
 
 HERE = Path(__file__).parent
 LOOPBACK = "127.0.0.1"
@@ -103,9 +102,10 @@ def application(screen: Screen) -> Flask:
     def picture(signature: str, number: int, name: str) -> Response:
         now = screen.record.snapshot()
         files = None if now is None else now.files(signature, number)
-        if files is None or name not in pictures(files):
+        found = next((path for path in files.pictures if path.name == name), None) if files is not None else None
+        if found is None:
             abort(404)
-        return send_from_directory(files.directory.resolve(), name)
+        return send_from_directory(found.parent.resolve(), name)
 
     # Dash answers every other path with its page, so these come first.
     return server

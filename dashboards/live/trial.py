@@ -20,11 +20,10 @@ from dashboards.live.drawing import graph, single
 from dashboards.live.parts import Page, ago, ask, broken, chip, labelled, level, link, metric_picker, table
 from dashboards.live.record import ArmKey, Record, Snapshot, log_tail
 from dashboards.live.streams import names, thinned
+from dashboards.pictures import caption
 
 DRAWN_METRICS = 6
 """Metrics that are drawn where none is picked."""
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def page(record: Record, view: View, now: Snapshot) -> Page | None:
@@ -45,7 +44,7 @@ def page(record: Record, view: View, now: Snapshot) -> Page | None:
         "metrics": metric_picker(metrics, offered),
         "curves": [html.H2("Curves"), _curves(record, files, metrics)],
         "final": _final(now, signature),
-        "pictures": _pictures(now, signature, files),
+        "pictures": _pictures(signature, files),
         "log": [html.H2("The end of its log"), _log(files)],
         "attempts": [html.H2("Attempts"), _attempts(record, signature)],
         "commands": _commands(now, signature, files),
@@ -152,29 +151,21 @@ def _final(now: Snapshot, signature: str) -> Any:
     return html.Details([html.Summary(f"All {len(rows)} final metrics"), inner])
 
 
-def pictures(files: AttemptFiles | None) -> list[str]:
-    """Names of the pictures that the trainer left, the gallery first."""
-    try:
-        found = (
-            [] if files is None else [path.name for path in files.directory.iterdir() if path.suffix.lower() in PICTURES and path.is_file()]
-        )
-    except OSError:
-        return []
-    return sorted((name for name in found if not name.startswith(".")), key=lambda name: (not name.startswith("gallery"), name))
-
-
-def _pictures(now: Snapshot, signature: str, files: AttemptFiles | None) -> Any:
-    found = pictures(files)
-    if not found or files is None:
+def _pictures(signature: str, files: AttemptFiles | None) -> Any:
+    if files is None or not (found := files.pictures):
         return None
-    number_ = int(files.directory.name)
     images = []
-    for name in found:
-        changed = (files.directory / name).stat().st_mtime_ns
-        address = f"/file/{signature}/{number_}/{quote(name, safe='')}?{changed}"
-        picture = html.Img(src=address, alt=f"{name}: left by the trainer")
-        images.append(html.Figure([html.A(picture, href=address, target="_blank", rel="noopener"), html.Figcaption(name)]))
-    return [html.H2("Gallery and crops"), html.Div(images, className="grid")]
+    for path in found:
+        try:
+            changed = path.stat().st_mtime_ns
+        except OSError:  # the attempt's folder went meanwhile
+            continue
+        address = f"/file/{signature}/{int(files.directory.name)}/{quote(path.name, safe='')}?{changed}"
+        said = caption(path)
+        picture = html.Img(src=address, alt=said.title)
+        words = html.Figcaption([html.Strong(said.title), f" {said.description}"] if said.description else said.title)
+        images.append(html.Figure([html.A(picture, href=address, target="_blank", rel="noopener"), words]))
+    return [html.H2("Gallery and crops"), html.Div(images, className="grid pictures")]
 
 
 def _log(files: AttemptFiles | None) -> Any:

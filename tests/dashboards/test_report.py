@@ -14,7 +14,7 @@ import yaml
 
 from ablate.results import Results
 from ablate.words import number
-from dashboards.page import as_json, picture, yaml_block
+from dashboards.page import as_json, yaml_block
 from dashboards.report import render, write
 
 NASTY = '<img src=x onerror="alert(1)"></script><script>alert(2)</script>'

@@ -89,8 +89,8 @@ class PatchMap:
         return (
             f"Held-out scan {self.scan.name} in three planes, in a soft-tissue window; below it the first principal components of its "
             f"patch features as colours, in cells of {edge_mm:.0f} mm ({said}).{apart} Brightness alone explains "
-            f"{self.by_brightness:.0%} of the features' variance; their spread is {self.spread:.2f} of their length. Equal colours are equal features. Patches keep "
-            "brightness even untrained and collapsed: look for borders that brightness does not have."
+            f"{self.by_brightness:.0%} of the features' variance; their spread is {self.spread:.2f} of their length. Equal colours are "
+            "equal features. Patches keep brightness even untrained and collapsed: look for borders that brightness does not have."
         )
 
 
