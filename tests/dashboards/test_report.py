@@ -169,7 +169,7 @@ def test_every_figure_has_a_text_alternative_and_its_data(page: Page) -> None:
 
 def test_the_galleries_of_baseline_and_winner_stand_side_by_side(page: Page) -> None:
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 2
+    assert [str(image["alt"]).partition(":")[0] for image in images] == ["The study's baseline", "The winner", "untrained (reference)"]
     assert all(str(image["src"]).startswith("data:image/") for image in images)
 
 
@@ -226,12 +226,6 @@ def test_a_study_that_has_only_begun_has_a_page_too(planted: Callable[..., Any])
     study = planted()
     page = Page(render(Results(study.root, "planted")))
     assert "No phase is concluded yet." in page.words
-
-
-def test_a_gallery_that_cannot_be_read_is_said_and_harms_nothing(tmp_path: Path) -> None:
-    broken = tmp_path / "gallery.png"
-    broken.write_bytes(b"\x89PNG not really")
-    assert "cannot be read" in picture(broken, alt="x")
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")

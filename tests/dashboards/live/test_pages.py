@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ablate.cli.steering import retry
 from ablate.errors import StudyError
@@ -391,6 +393,24 @@ def test_a_button_works_with_the_pages_token_alone(client: Any) -> None:
     assert done.json["response"]["said"]["children"] == "more of a/b in flags"
     assert "of an earlier dashboard" in perform(client, "guess", {"ask": "stop", "of": ""}).json["response"]["said"]["children"]
     assert perform(client, "secret", {"ask": "erase", "of": ""}).status_code == 204
+
+
+def test_a_trials_page_shows_its_pictures_with_the_captions_of_their_files(planted: Callable[..., Any], record_of: Any) -> None:
+    study = planted()
+    study.run()
+    results = Results(study.root, "planted")
+    signature = next(use.signature for use in results._uses if results._result(use.signature))
+    folder = TrialFiles(study.root, signature).attempt(1).directory
+    said = PngInfo()
+    said.add_itxt("Title", f"3 of 64 prototypes {NASTY}")
+    said.add_itxt("Description", "A row for each.")
+    Image.new("RGB", (8, 8)).save(folder / "prototypes.png", pnginfo=said)
+    (folder / "broken.png").write_bytes(b"no picture")
+    record = record_of(study.root, "planted")
+    made = trial.page(record, View(page="trial", trial=signature), record.snapshot())
+    assert made is not None
+    assert f"3 of 64 prototypes {NASTY} A row for each." in words(made.regions["pictures"])
+    assert "broken.png" in words(made.regions["pictures"])
 
 
 def test_pictures_of_trials_are_shown_and_no_other_file(client: Any, results: Results) -> None:

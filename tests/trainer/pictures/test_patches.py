@@ -169,3 +169,25 @@ def test_colours_are_what_the_published_transform_gives() -> None:
 def test_features_that_are_not_finite_are_refused(probe: ScanProbe) -> None:
     with pytest.raises(ValueError, match="finite features"):
         patch_map(probe, lambda images: np.full((*patch_means(images).shape, 2), np.inf), settings())
+
+
+@pytest.mark.parametrize(("patch", "size"), [(4, 12), (3, 9), (4, 16)])
+def test_a_cell_is_centred_on_its_patches(probe: ScanProbe, patch: int, size: int) -> None:
+    """In a scan whose HU rise by 10 a voxel along one axis, a patch's mean says where it lies, to a part of a voxel."""
+    config, shape = settings(), (29, 43, 38)
+    config.model.patch_size_voxels, config.crops.global_size_voxels = patch, size
+    for axis in range(3):
+        ramp = np.broadcast_to(np.expand_dims(10 * np.arange(shape[axis]) - 390, tuple({0, 1, 2} - {axis})), shape)
+        scan = Scan("ramp", ramp.astype(np.int16), (5.0, 5.0, 5.0), None, {})
+        own = replace(probe, owner=scan, corners=np.array([[n // 2 - size // 2 for n in shape]]), config=config)
+        found = patch_map(own, lambda images: (patch_means(images, patch)[..., None] * 400 + 390) / 10, config)
+        for plane in found.planes:
+            others = [n for n in range(3) if n != plane.axis]
+            if axis == plane.axis:
+                assert np.abs(plane.features - plane.index).max() <= patch / 2
+                continue
+            along = others.index(axis)
+            places = plane.start[along] + plane.edge * (np.arange(plane.body.shape[along]) + 0.5) - 0.5
+            seen = plane.features[..., 0].mean(axis=1 - along)
+            inner = slice(size // plane.edge, -(size // plane.edge))
+            assert seen[inner] == pytest.approx(places[inner], abs=0.01)
