@@ -26,6 +26,7 @@ class Shown:
     """An arm whose pictures are shown, and by what name readers know it."""
 
     label: str
+    reference: bool
     files: Mapping[str, Path]
     """Name to file, in the order of `AttemptFiles.pictures`."""
 
@@ -62,15 +63,23 @@ def shown(results: Results, document: Mapping[str, Any], subject: tuple[str, str
     sought = {(document["phases"][0]["name"], BASELINE): "The study's baseline"}
     sought.setdefault((phase, arm), "The winner" if is_winner else f"{arm} ({phase})")
     sought |= {(REFERENCES, name): f"{name} (reference)" for name in document["references"]}
-    return [Shown(label, {path.name: path for path in results.pictures(*place)}) for place, label in sought.items()]
+    return [Shown(label, place[0] == REFERENCES, {path.name: path for path in results.pictures(*place)}) for place, label in sought.items()]
 
 
 def _row(name: str, arms: list[Shown], largest_bytes: int) -> str:
-    cards = [_card(arm.label, arm.files[name], largest_bytes) for arm in arms if name in arm.files]
-    missing = [arm.label for arm in arms if name not in arm.files]
-    without = f'<p class="soft">{text(listed(missing))}: no such picture.</p>' if missing else ""
-    wider = '<button type="button" class="wider" aria-pressed="false">Full width</button>' if cards else ""
-    return f'<div><h3>{text(Path(name).stem)}</h3>{wider}{without}<div class="grid pictures">{"".join(cards)}</div></div>'
+    """Baseline and winner side by side; the references unfold below."""
+
+    def cards(*, references: bool) -> str:
+        among = [arm for arm in arms if arm.reference == references]
+        missing = [arm.label for arm in among if name not in arm.files]
+        without = f'<p class="soft">{text(listed(missing))}: no such picture.</p>' if missing else ""
+        drawn = "".join(_card(arm.label, arm.files[name], largest_bytes) for arm in among if name in arm.files)
+        return without + (f'<div class="grid pictures">{drawn}</div>' if drawn else "")
+
+    labels = listed([arm.label for arm in arms if arm.reference])
+    beside = f"<details><summary>Beside them: {text(labels)}</summary>{cards(references=True)}</details>" if labels else ""
+    wider = '<button type="button" class="wider" aria-pressed="false">Full width</button>'
+    return f"<div><h3>{text(Path(name).stem)}</h3>{wider}{cards(references=False)}{beside}</div>"
 
 
 def _card(label: str, path: Path, largest_bytes: int) -> str:

@@ -81,16 +81,16 @@ class PatchMap:
     def description(self) -> str:
         """The same in sentences, with how to read the picture."""
         parts = ("lightness", "blue to yellow", "green to magenta")
-        said = ", ".join(
-            f"{part}: {share:.0%}, {meaning}" for part, share, meaning in zip(parts, self.explained, self.meanings, strict=True)
+        said = "; ".join(
+            f"{part} {share:.0%} of the variance, {meaning}"
+            for part, share, meaning in zip(parts, self.explained, self.meanings, strict=True)
         )
-        apart = "" if self.told_apart is None else f" The first alone ranks body against background with AUC {self.told_apart:.2f}."
-        edge_mm = self.planes[0].edge * self.scan.spacing_mm[1]
+        apart = "" if self.told_apart is None else f"The first alone ranks body against background with AUC {self.told_apart:.2f}. "
         return (
-            f"Held-out scan {self.scan.name} in three planes, in a soft-tissue window; below it the first principal components of its "
-            f"patch features as colours, in cells of {edge_mm:.0f} mm ({said}).{apart} Brightness alone explains "
+            f"Held-out scan {self.scan.name} in a soft-tissue window, and its patch features as colours in cells of "
+            f"{self.planes[0].edge * self.scan.spacing_mm[1]:.0f} mm: {said}. {apart}Brightness alone explains "
             f"{self.by_brightness:.0%} of the features' variance; their spread is {self.spread:.2f} of their length. Equal colours are "
-            "equal features. Patches keep brightness even untrained and collapsed: look for borders that brightness does not have."
+            "equal features; any network keeps brightness, so look for borders that brightness does not have."
         )
 
 

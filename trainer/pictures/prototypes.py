@@ -98,15 +98,14 @@ class PrototypeUse:
         return f"Partial collapse: {held}" if self.kind == "partial" else held[0].upper() + held[1:]
 
     def description(self) -> str:
-        """The same in sentences, with how to read the picture."""
+        """The same in sentences."""
         used = int((self.share > 0).sum())
-        shown = min(ROWS, used)
         return (
-            f"A crop's entropy over prototypes is {self.entropy:.2f} of ln {self.prototypes} (1: uniform), and prototypes tell "
-            f"{self.information_nats:.2f} nats about which crop it is (0: nothing). The most used one is first choice of "
-            f"{self.share[0]:.0%} of the crops, which are {self.foreground[0]:.0%} body; {self.held_by} hold {MOST:.0%}, "
-            f"{self.prototypes - used} none. A row for each of the {shown} most used: the likeliest prototypes of its crops, then its "
-            f"nearest crops. One tall bar is a clear choice; bars all at the dashed line are a uniform output."
+            f"A crop's entropy over prototypes is {self.entropy:.2f} of ln {self.prototypes} (1: uniform), and they tell "
+            f"{self.information_nats:.2f} nats about which crop it is (0: nothing). {self.held_by} of {self.prototypes} prototypes hold "
+            f"{MOST:.0%} of {len(self.ratio)} held-out crops, {self.prototypes - used} none; the most used one holds {self.share[0]:.0%}, "
+            f"which are {self.foreground[0]:.0%} body. Rows: the {min(ROWS, used)} most used, how their crops spread (dashed: uniform), "
+            "their nearest crops."
         )
 
 
