@@ -49,9 +49,9 @@ def galleries(results: Results, document: Mapping[str, Any], subject: tuple[str,
     )
     who = listed([arm.label[0].lower() + arm.label[1:] for arm in arms if arm.files])
     return (
-        f"<h2>To look at: {text(who)}</h2>"
-        '<p class="soft">What the trainer drew at the end of the first replicate of each. They are for looking; the verdict rests on the '
-        f"numbers above.</p>{''.join(rows)}{rest}"
+        "<h2>To look at: what the arms see, and what they learned</h2>"
+        f'<p class="soft">Drawn by the trainer at the end of the first replicate of {text(who)}. The verdict rests on the numbers above.</p>'
+        f"{''.join(rows)}{rest}"
     )
 
 
