@@ -50,7 +50,7 @@ def galleries(results: Results, document: Mapping[str, Any], subject: tuple[str,
     who = listed([arm.label[0].lower() + arm.label[1:] for arm in arms if arm.files])
     return (
         "<h2>To look at: what the arms see, and what they learned</h2>"
-        f'<p class="soft">Drawn by the trainer at the end of the first replicate of {text(who)}. The verdict rests on the numbers above.</p>'
+        f'<p class="soft">Drawn by the trainer at the end of the first replicate of {text(who)}. The verdict rests on numbers alone.</p>'
         f"{''.join(rows)}{rest}"
     )
 

@@ -25,6 +25,8 @@ PLANES = ("axial", "coronal", "sagittal")
 TOWARD = ("the head", "the back", "the left")
 CUBES = 768
 """Cubes that cover the three slices; where they would be more they overlap less."""
+AT_ONCE = 128
+"""Cubes in memory at once."""
 FAINTEST = 0.1
 """A component whose spread is less than this share of the features' length is drawn fainter: a flat network gives a grey map, not noise."""
 SPREAD = 98
@@ -141,7 +143,8 @@ def _plane(scan: Scan, axis: int, index: int, embed_patches: EmbedPatches, confi
     layer = min((index - low) // patch, size // patch - 1)
     corners = list(product(*_steps(cells, across)))
     at = np.insert(start + np.array(corners) * edge, axis, low, axis=1)
-    patches = np.take(embed_patches(cut(scan, at, size, config.data)), layer, axis=1 + axis)
+    parts = [embed_patches(cut(scan, at[n : n + AT_ONCE], size, config.data)) for n in range(0, len(at), AT_ONCE)]
+    patches = np.concatenate([np.take(part, layer, axis=1 + axis) for part in parts])
     fine = patches.repeat(patch // edge, axis=1).repeat(patch // edge, axis=2)
     total = np.zeros((*cells.tolist(), patches.shape[-1]))
     count = np.zeros(cells.tolist())

@@ -1,0 +1,92 @@
+"""The report's pictures in a real browser: they are there, grow by keyboard, and have no serious fault of accessibility."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ablate.results import Results
+from ablate.trial import TrialFiles
+from dashboards.report import write
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def report(planting: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a planted study with two pictures a trial, one of them noise, which has to be made smaller."""
+    made = planting(tmp_path_factory.mktemp("pictures") / "runs")
+    made.run()
+    results = Results(made.root, "planted")
+    for signature in {use.signature for use in results._uses if results._result(use.signature)}:
+        folder = TrialFiles(made.root, signature).attempt(1).directory
+        words = PngInfo()
+        words.add_itxt("Title", "12 of 64 prototypes hold 90% of 240 held-out crops")
+        words.add_itxt("Description", "A row for each of the 8 most used.")
+        Image.new("RGB", (1100, 700), (60, 90, 120)).save(folder / "prototypes.png", pnginfo=words)
+        noise = np.random.default_rng(0).integers(0, 255, (400, 500, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / "scatter.png")
+    return write(results, made.root / "report.html").as_uri()
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(request: pytest.FixtureRequest, report: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    assert chromium is not None, "apt-get install chromium"
+    outside: list[str] = []
+    errors: list[str] = []
+    with sync_playwright() as playing:
+        browser = playing.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=request.param)
+        opened.on("request", lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else outside.append(asked.url))
+        opened.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        opened.on("pageerror", lambda error: errors.append(str(error)))
+        opened.goto(report)
+        yield opened
+        browser.close()
+    assert outside == []
+    assert errors == []
+
+
+def widths(page: Any) -> list[float]:
+    """Of the pictures that can be seen, in pixels."""
+    pictures = page.locator("#pictures .pictures img")
+    found: list[float] = pictures.evaluate_all(
+        "all => all.filter(image => image.checkVisibility()).map(image => image.getBoundingClientRect().width)"
+    )
+    return found
+
+
+def test_pictures_stand_side_by_side_grow_by_keyboard_and_are_accessible(page: Any) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    section = page.locator("#pictures")
+    section.scroll_into_view_if_needed()
+    page.wait_for_function("() => [...document.querySelectorAll('#pictures img')].every(image => image.complete && image.naturalWidth > 0)")
+    narrow = widths(page)
+    assert len(narrow) == 4, "two names, baseline and winner; the reference is folded"
+    button = section.get_by_role("button", name="Full width").first
+    button.focus()
+    page.keyboard.press("Enter")
+    assert button.get_attribute("aria-pressed") == "true"
+    wide = widths(page)
+    assert wide[0] > 1.8 * narrow[0]
+    assert wide[2:] == narrow[2:], "the other row stays"
+    page.keyboard.press("Enter")
+    assert widths(page) == narrow
+    section.locator("summary").first.focus()
+    page.keyboard.press("Enter")
+    assert len(widths(page)) == 5
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert max(widths(page)) < 390, "on a phone too"
+    found = Axe().run(page, context="#pictures")
+    serious = [rule["id"] for rule in found.response["violations"] if rule["impact"] in ("serious", "critical")]
+    assert serious == []
