@@ -22,6 +22,14 @@ def test_a_run_ends_with_verdicts_the_report_and_the_way_to_mlflow(finished: Wor
     assert (finished.directory / "runs/tiny/report.html").stat().st_size < 15_000_000
 
 
+def test_the_report_shows_what_the_network_learned_in_the_words_of_its_pictures(finished: Workplace) -> None:
+    page = (finished.directory / "runs/tiny/report.html").read_text(encoding="utf-8")
+    for name, words in (("gallery", "Crops of step"), ("prototypes", "prototypes hold 90%"), ("patches", "of the features&#x27; variance")):
+        row = page.partition(f"<h3>{name}</h3>")[2].partition("<h3>")[0]
+        assert row.count('src="data:image/png') >= 2, "the study's baseline and the arm beside it"
+        assert row.count(words) >= 2
+
+
 def test_the_report_document_has_every_phase_and_arm(finished: Workplace) -> None:
     document = finished.report()
     assert [phase["name"] for phase in document["phases"]] == ["flags", "thresholds"]
