@@ -40,6 +40,7 @@ COMMANDS = {
     "diagnose": "trainer.diagnose.command:main",
     "embed": "trainer.trained.embed:main",
     "export": "trainer.trained.export:main",
+    "pictures": "trainer.portray:main",
     "preflight": "trainer.preflight.command:main",
 }
 """What else the first word may ask for: `module:function`, called with the words after it; returns the exit code."""

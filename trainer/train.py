@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,11 +25,6 @@ from trainer.model import embed, embed_patches
 from trainer.numerics import device_of, first_gives, rank, ranks
 from trainer.speed import peak_memory_gib, product_rate, step_flops
 from trainer.step import GLOBALS, Learner, NotFinite, StepResult, of_all_ranks, together
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from trainer.pictures import PatchMap, PrototypeUse
 
 _LOG = logging.getLogger("trainer.train")
 CALIBRATION_BATCHES = 4
@@ -132,7 +126,7 @@ def _train(settings: TrainerConfig, device: torch.device, progress: Progress, ru
     metrics = measures.metrics() | loop_measures(progress, settings, speed) | probed(probe, learner)
     save(directory, settings, learner, measures, progress)
     if settings.measure.pictures:
-        write_pictures(directory, settings, probe, learner)
+        draw_pictures(directory, settings, probe, learner)
     if rank() == 0:
         if settings.measure.record_crops:
             seen = next(batches(scans, split.train, settings, max(progress.step - 1, 0)))
@@ -339,32 +333,24 @@ def write_crops(directory: Path, settings: TrainerConfig, scans: Sequence[Scan],
         gallery(beside, scans, batch, settings)
 
 
-def write_pictures(directory: Path, settings: TrainerConfig, probe: Probe, learner: Learner) -> None:
+def draw_pictures(directory: Path, settings: TrainerConfig, probe: Probe, learner: Learner) -> None:
     """`prototypes.png` and `patches.png` of the teacher. Every rank must call it, as sharded weights are read together; the first draws.
 
-    They are for looking, so one that fails costs the trial nothing: the log and the summary's warnings say why it is missing.
+    One that fails costs the trial nothing: the log and the summary's warnings say why it is missing.
     """
-    from trainer.pictures import draw_patches, draw_prototypes, patch_map, prototype_use
-    from trainer.png import write_png
+    from trainer.pictures import write_pictures
 
     net, device = learner.taught(), learner.device
-
-    def prototypes() -> tuple[PrototypeUse, Callable[[], Image.Image]]:
-        use = prototype_use(probe.scans, lambda images: embed(net, images, device), settings)
-        return use, lambda: draw_prototypes(use, probe.scans, settings)
-
-    def patches() -> tuple[PatchMap, Callable[[], Image.Image]]:
-        found = patch_map(probe.scans[0], lambda images: embed_patches(net, images, device), settings)
-        return found, lambda: draw_patches(found)
-
-    for name, seen in (("prototypes.png", prototypes), ("patches.png", patches)):
-        try:
-            found, draw = seen()
-            if rank() == 0:
-                write_png(directory / name, draw(), found.title(), found.description())
-        except Exception as error:
-            traceback.print_exc()
-            _LOG.warning("%s was not drawn: %s: %s. The trial's result is not touched by it.", name, type(error).__name__, error)
+    problems = write_pictures(
+        directory,
+        probe.scans,
+        lambda images: embed(net, images, device),
+        lambda images: embed_patches(net, images, device),
+        settings,
+        draws=rank() == 0,
+    )
+    for problem in problems:
+        _LOG.warning("%s. The trial's result is not touched by it.", problem)
 
 
 @contextmanager

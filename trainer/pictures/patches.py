@@ -1,9 +1,10 @@
 """`patches.png`: patch features as colours over slices of a held-out scan, beside the scan itself.
 
 The slices pass through the middle of the scan's foreground-rich probe crops, so they are the same for every arm. Each slice is covered by
-overlapping cubes of the network's own size; a cell of half a patch takes the mean of all patches over it. The features of all cells
-are reduced to their first three principal components (PCA fitted on this scan alone): the first is lightness, the second goes from blue to
-yellow, the third from green to magenta, so that a colour-blind reader misses at most the third.
+overlapping cubes of the network's own size; a cell of half a patch (of a whole one where that is odd, or the scan is long) takes the mean
+of all patches over it. The features of all cells are reduced to their first three principal components (PCA fitted on this scan alone):
+the first is lightness, the second goes from blue to yellow, the third from green to magenta, so that a colour-blind reader misses at
+most the third.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ PLANES = ("axial", "coronal", "sagittal")
 TOWARD = ("the head", "the back", "the left")
 CUBES = 768
 """Cubes that cover the three slices; where they would be more they overlap less."""
+CELLS = 160
+"""Along the longest axis a cell is half a patch up to as many cells, then a whole patch."""
 AT_ONCE = 128
 """Cubes in memory at once."""
 FAINTEST = 0.1
@@ -133,9 +136,9 @@ def patch_map(probe: ScanProbe, embed_patches: EmbedPatches, config: TrainerConf
 
 def _plane(scan: Scan, axis: int, index: int, embed_patches: EmbedPatches, config: TrainerConfig) -> Plane:
     patch, size = config.model.patch_size_voxels, config.crops.global_size_voxels
-    edge = patch // 2 if patch % 2 == 0 else patch
-    others = [n for n in range(3) if n != axis]
     shape = np.array(scan.voxels.shape)
+    edge = patch // 2 if patch % 2 == 0 and shape.max() // (patch // 2) <= CELLS else patch
+    others = [n for n in range(3) if n != axis]
     cells = shape[others] // edge
     start = (shape[others] - cells * edge) // 2
     across = size // edge

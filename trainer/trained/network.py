@@ -26,7 +26,7 @@ Read = Callable[
 
 CHUNK = 32
 """Crops a forward pass."""
-_OWN = ("data.", "measure.", "loop.device")
+OWN = ("data.", "measure.", "loop.device")
 """Settings that may differ from those of training: what is read, and where."""
 
 
@@ -68,11 +68,11 @@ def open_network(path: Path, changes: Mapping[str, object], factory: str | None 
         return Network(f"{path.name} by {factory}", config, _reader(module, device_of(config), factory), None, None, settings_known=False)
     if path.suffix == SAFETENSORS:
         backbone = load_backbone(path)
-        config = changed(backbone.config, changes, _OWN)
+        config = changed(backbone.config, changes, OWN)
         read = _reader(backbone, device_of(config), path.name)
         return Network(path.name, config, read, _untrained(backbone.config, device_of(config)), None, settings_known=True)
     found = trained(path)
-    config = changed(found.config, changes, _OWN)
+    config = changed(found.config, changes, OWN)
     net, device = build(found.config), device_of(config)
     fill(net, found.weights(which), found.path)
     net.to(device)

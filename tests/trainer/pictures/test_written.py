@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from trainer import checkpoint
+from trainer.__main__ import main
 from trainer.config import from_mapping
 from trainer.train import train
 
@@ -117,3 +118,26 @@ def test_a_picture_that_fails_is_said_in_log_and_summary_and_costs_the_trial_not
     assert any(warning.startswith("patches.png was not drawn: ") for warning in summary["warnings"])
     assert "Traceback" in capsys.readouterr().err
     assert not list(tmp_path.glob(".patches*"))
+
+
+def test_the_command_draws_what_the_run_drew_and_any_other_scans(
+    drawn: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pictures", str(drawn.directory), "--out", str(tmp_path / "same")]) == 0
+    assert "teacher of" in capsys.readouterr().out
+    for name in NAMES:
+        assert (tmp_path / "same" / name).read_bytes() == (drawn.directory / name).read_bytes()
+    assert main(["pictures", str(drawn.directory), "phantom", "--student", "data.phantom.seed=3", "--out", str(tmp_path / "other")]) == 0
+    assert "student of" in capsys.readouterr().out
+    for name in NAMES:
+        assert (tmp_path / "other" / name).read_bytes() != (drawn.directory / name).read_bytes()
+
+
+def test_the_command_says_what_is_wrong(drawn: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pictures", str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err
+    assert main(["pictures", str(drawn.directory), "model.dim=7"]) == 2
+    assert "model.dim: is the trained network's own setting" in capsys.readouterr().err
+    (tmp_path / "patches.png").mkdir()
+    assert main(["pictures", str(drawn.directory), "--out", str(tmp_path)]) == 1
+    assert "trainer: patches.png was not drawn: " in capsys.readouterr().err
