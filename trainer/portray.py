@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     made.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="where to write them (default: here)")
     try:
         words, changes = split(arguments)
-        given = made.parse_args(words)
+        given = made.parse_intermixed_args(words)
         found = trained(given.checkpoint)
         own = {} if given.data is None else {"data.source": given.data}
         config = changed(found.config, {**changes, **own}, OWN)

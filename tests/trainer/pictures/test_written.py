@@ -127,7 +127,7 @@ def test_the_command_draws_what_the_run_drew_and_any_other_scans(
     assert "teacher of" in capsys.readouterr().out
     for name in NAMES:
         assert (tmp_path / "same" / name).read_bytes() == (drawn.directory / name).read_bytes()
-    assert main(["pictures", str(drawn.directory), "phantom", "--student", "data.phantom.seed=3", "--out", str(tmp_path / "other")]) == 0
+    assert main(["pictures", str(drawn.directory), "--out", str(tmp_path / "other"), "phantom", "--student", "data.phantom.seed=3"]) == 0
     assert "student of" in capsys.readouterr().out
     for name in NAMES:
         assert (tmp_path / "other" / name).read_bytes() != (drawn.directory / name).read_bytes()
