@@ -24,7 +24,7 @@ from trainer.measure.yardstick import ScanProbe
 PLANES = ("axial", "coronal", "sagittal")
 """By the axis that a slice is taken along: depth, height, width."""
 TOWARD = ("the head", "the back", "the left")
-CUBES = 768
+CUBES = 1024
 """Cubes that cover the three slices; where they would be more they overlap less."""
 CELLS = 160
 """Along the longest axis a cell is half a patch up to as many cells, then a whole patch."""
@@ -137,14 +137,13 @@ def patch_map(probe: ScanProbe, embed_patches: EmbedPatches, config: TrainerConf
 def _plane(scan: Scan, axis: int, index: int, embed_patches: EmbedPatches, config: TrainerConfig) -> Plane:
     patch, size = config.model.patch_size_voxels, config.crops.global_size_voxels
     shape = np.array(scan.voxels.shape)
-    edge = patch // 2 if patch % 2 == 0 and shape.max() // (patch // 2) <= CELLS else patch
+    edge, places = _lattice(scan.voxels.shape, config)
     others = [n for n in range(3) if n != axis]
     cells = shape[others] // edge
     start = (shape[others] - cells * edge) // 2
-    across = size // edge
     low = int(np.clip(index - (size // patch // 2) * patch - patch // 2, 0, shape[axis] - size))
     layer = min((index - low) // patch, size // patch - 1)
-    corners = list(product(*_steps(cells, across)))
+    corners = list(product(*(places[n] for n in others)))
     at = np.insert(start + np.array(corners) * edge, axis, low, axis=1)
     parts = [embed_patches(cut(scan, at[n : n + AT_ONCE], size, config.data)) for n in range(0, len(at), AT_ONCE)]
     patches = np.concatenate([np.take(part, layer, axis=1 + axis) for part in parts])
@@ -163,13 +162,21 @@ def _plane(scan: Scan, axis: int, index: int, embed_patches: EmbedPatches, confi
     )
 
 
-def _steps(cells: Int[np.ndarray, "2"], across: int) -> tuple[list[int], list[int]]:
-    """First cells of the cubes along both axes, as dense as `CUBES` for all three planes allow; the last cube ends with the cells."""
-    for stride in range(1, across + 1):
-        down, right = (sorted({*range(0, int(n) - across + 1, stride), int(n) - across}) for n in cells)
-        if len(down) * len(right) * len(PLANES) <= CUBES:
+def _lattice(shape: Sequence[int], config: TrainerConfig) -> tuple[int, list[list[int]]]:
+    """Edge of a cell in voxels, and along each axis the first cells of the cubes, the last of which ends with the cells.
+
+    As dense as `CUBES` for all three planes allows. Cubes lie an odd number of cells apart, so that patches begin at odd cells and at
+    even ones and a cell of half a patch is told from its neighbour; where that is too many, side by side.
+    """
+    patch, size = config.model.patch_size_voxels, config.crops.global_size_voxels
+    edge = patch // 2 if patch % 2 == 0 and max(shape) // (patch // 2) <= CELLS else patch
+    across = size // edge
+    for apart in (*range(1, across, 2), across):
+        places = [sorted({*range(0, n // edge - across + 1, apart), n // edge - across}) for n in shape]
+        depth, height, width = map(len, places)
+        if depth * height + depth * width + height * width <= CUBES:
             break
-    return down, right
+    return edge, places
 
 
 def _around(

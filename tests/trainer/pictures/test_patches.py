@@ -13,7 +13,7 @@ from trainer.data import Scan, load_scans
 from trainer.measure import Probe
 from trainer.measure.yardstick import ScanProbe
 from trainer.pictures import PatchMap, draw_patches, patch_map
-from trainer.pictures.patches import explained_by, principal, shaded, told_apart, turned
+from trainer.pictures.patches import AT_ONCE, CUBES, explained_by, principal, shaded, told_apart, turned
 
 PATCH = 4
 
@@ -191,3 +191,22 @@ def test_a_cell_is_centred_on_its_patches(probe: ScanProbe, patch: int, size: in
             seen = plane.features[..., 0].mean(axis=1 - along)
             inner = slice(size // plane.edge, -(size // plane.edge))
             assert seen[inner] == pytest.approx(places[inner], abs=0.01)
+
+
+@pytest.mark.parametrize(("patch", "size", "shape"), [(4, 16, (90, 130, 120)), (8, 8, (64, 200, 200)), (2, 4, (30, 400, 60))])
+def test_a_large_scan_is_covered_by_a_bounded_number_of_cubes(probe: ScanProbe, patch: int, size: int, shape: tuple[int, int, int]) -> None:
+    config = settings()
+    config.model.patch_size_voxels, config.crops.global_size_voxels = patch, size
+    voxels = np.random.default_rng(0).integers(-300, 300, shape).astype(np.int16)
+    own = replace(probe, owner=Scan("large", voxels, (5.0, 5.0, 5.0), None, {}), corners=np.array([[n // 2 for n in shape]]), config=config)
+    asked = []
+
+    def counting(images: np.ndarray) -> np.ndarray:
+        asked.append(len(images))
+        return np.repeat(patch_means(images, patch)[..., None], 2, axis=-1)
+
+    found = patch_map(own, counting, config)
+    side_by_side = sum(-(-shape[a] // size) * -(-shape[b] // size) for a, b in ((0, 1), (0, 2), (1, 2)))
+    assert sum(asked) <= max(CUBES, side_by_side)
+    assert max(asked) <= AT_ONCE
+    assert all(np.isfinite(plane.features).all() for plane in found.planes), "every cell is under some patch"
