@@ -13,7 +13,8 @@ from trainer.data import Scan, load_scans
 from trainer.measure import Probe
 from trainer.measure.yardstick import ScanProbe
 from trainer.pictures import PatchMap, draw_patches, patch_map
-from trainer.pictures.patches import AT_ONCE, CUBES, explained_by, principal, shaded, told_apart, turned
+from trainer.pictures.components import explained_by, principal, shaded, told_apart, turned
+from trainer.pictures.patches import AT_ONCE, CUBES
 
 PATCH = 4
 
