@@ -222,7 +222,9 @@ def _row(
         ratio = float(use.ratio[crop])
         if own[crop]:
             draw.rectangle((x, top, x + THUMB - 1, top + THUMB - 1), outline=_colour(ratio, config), width=2)
-        draw.text((x, top + THUMB + 1), f"p {use.probs[crop, use.order[row]]:.2f}  {ratio:.0%}", PALE, font(11))
+        probability = float(use.probs[crop, use.order[row]])
+        said = f"{probability:.2f}" if probability >= 0.01 else f"{probability:.1g}"
+        draw.text((x, top + THUMB + 1), f"p {said}  {ratio:.0%}", PALE, font(11))
 
 
 def _profile(draw: ImageDraw.ImageDraw, use: PrototypeUse, row: int, at: tuple[int, int], colour: Colour) -> None:
