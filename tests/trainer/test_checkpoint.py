@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.checkpoint import (
-    NAME,
     CheckpointError,
     contents,
     fill,
@@ -26,7 +25,7 @@ from trainer.checkpoint import (
     unpack,
     write_tensors,
 )
-from trainer.config import TrainerConfig, from_mapping
+from trainer.config import CHECKPOINT, TrainerConfig, from_mapping
 from trainer.model import build
 
 CPU = torch.device("cpu")
@@ -86,7 +85,7 @@ def test_settings_without_effect_do_not_stand_in_the_way(tmp_path: Path) -> None
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
 def test_a_torn_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path, content: bytes | None) -> None:
     save(tmp_path, TrainerConfig(), STATE)
-    path = tmp_path / NAME
+    path = tmp_path / CHECKPOINT
     path.write_bytes(path.read_bytes()[:500] if content is None else content)
     with pytest.raises(CheckpointError, match="Remove it to train from the start"):
         load(tmp_path, TrainerConfig(), CPU)
@@ -97,7 +96,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "sprung",))
 
-    torch.save({"format": 1, "config": "{}", "state": Trap()}, tmp_path / NAME)
+    torch.save({"format": 1, "config": "{}", "state": Trap()}, tmp_path / CHECKPOINT)
     with pytest.raises(CheckpointError):
         load(tmp_path, TrainerConfig(), CPU)
     assert not (tmp_path / "sprung").exists()
@@ -105,11 +104,11 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_checkpoint_and_no_litter(tmp_path: Path) -> None:
     save(tmp_path, TrainerConfig(), STATE)
-    before = (tmp_path / NAME).read_bytes()
+    before = (tmp_path / CHECKPOINT).read_bytes()
     with pytest.raises(Exception, match="pickle"):
         save(tmp_path, TrainerConfig(), {"unsaveable": lambda: None})
-    assert (tmp_path / NAME).read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
 
 
 class Trap:
@@ -219,9 +218,9 @@ def test_a_file_takes_its_place_only_when_it_was_written_well(tmp_path: Path) ->
 def test_a_backbone_of_another_version_is_refused_by_the_weight_that_is_missing(
     tiny_run: Path, tiny_settings: dict[str, object], tmp_path: Path
 ) -> None:
-    held = torch.load(tiny_run / NAME, weights_only=True)
+    held = torch.load(tiny_run / CHECKPOINT, weights_only=True)
     del held["state"]["learner"]["student"]["backbone.blocks.0.mlp.0.weight"]
-    torch.save(held, tmp_path / NAME)
+    torch.save(held, tmp_path / CHECKPOINT)
     with pytest.raises(CheckpointError, match=r"lacks backbone\.blocks\.0\.mlp\.0\.weight\. It is of another version"):
         starting_weights(tmp_path, from_mapping(tiny_settings))
     with pytest.raises(
