@@ -197,7 +197,7 @@ class Queue:
                 happened = self._turn(assign=True)
                 # Workers have their next order by them, so that a large fleet may be looked at less often: each look asks the file system.
                 longest_s = min(self.timing.turn_s * max(1.0, len(self._work.running) / FEW), max(self.timing.turn_s, LONGEST_TURN_S))
-                pause_s = self.timing.turn_s / 10 if happened else min(2 * pause_s, longest_s)
+                pause_s = longest_s / 10 if happened else min(2 * pause_s, longest_s)
                 self._clock.wait(pause_s)
         finally:
             self._completing = False

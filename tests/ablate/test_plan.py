@@ -35,23 +35,27 @@ def phases(found: Plan) -> dict[str, tuple[int, int]]:
 
 def test_a_trial_is_an_arm_with_a_replicates_seed(study: Study, offers: Offers) -> None:
     arm = Arm(name=BASELINE, levels=study.baseline)
-    planned = trials(arm, range(3), offers, "data")
+    origin = offers.config(study.baseline, 0)
+    planned = trials(arm, range(3), offers, origin)
     assert [p.replicate for p in planned] == [0, 1, 2]
     assert [p.spec.config["seed"] for p in planned] == [0, 1, 2]
     assert len({p.spec.signature for p in planned}) == 3
     assert {(p.spec.trainer, p.spec.data_hash, p.spec.code_version) for p in planned} == {
-        ("trainer.train:train", "data", offers.code_version())
+        ("trainer.train:train", offers.data_hash(origin), offers.code_version())
     }
 
 
-def test_signatures_ignore_inert_settings_and_nothing_else(study: Study, offers: Offers) -> None:
-    def signature(data: str = "data", **levels: object) -> str:
+def test_signatures_ignore_inert_settings_and_nothing_else(study: Study, offers: Offers, monkeypatch: pytest.MonkeyPatch) -> None:
+    def signature(**levels: object) -> str:
         arm = Arm(name="x", levels={**study.baseline, **{k.replace("__", "."): v for k, v in levels.items()}})  # type: ignore[dict-item]
-        return trials(arm, [0], offers, data)[0].spec.signature
+        return trials(arm, [0], offers, offers.config(study.baseline, 0))[0].spec.signature
 
     assert signature() == signature(crops__foreground_threshold=-500, crops__min_foreground_ratio=0.5)
     assert signature(crops__foreground_crop_prob=1.0) != signature(crops__foreground_crop_prob=1.0, crops__foreground_threshold=-500)
-    assert len({signature(), signature(loop__lr=0.1), signature(data="other"), signature(loss__centering="softmax")}) == 4
+    before = signature()
+    assert len({before, signature(loop__lr=0.1), signature(loss__centering="softmax")}) == 3
+    monkeypatch.setattr(offers, "data_hash", lambda config, like: "other")
+    assert signature() != before
 
 
 def test_the_collapse_study_counts_each_signature_once(study: Study, offers: Offers) -> None:
@@ -71,15 +75,16 @@ def test_the_plan_bounds_what_any_winner_leads_to(study: Study, offers: Offers) 
     """Walks the phases with every possible winner of the first and counts what would run."""
     bound = {phase.name: phase.trials for phase in plan(study, offers).phases}
     first = design.expand(study.phases[0], study.baseline)
-    ran = {p.spec.signature for arm in first for p in trials(arm, range(4), offers, "")}
+    ran = {p.spec.signature for arm in first for p in trials(arm, range(4), offers, None)}
     for winner in first:
-        second = {p.spec.signature for arm in design.expand(study.phases[1], winner.levels) for p in trials(arm, range(4), offers, "")}
+        second = {p.spec.signature for arm in design.expand(study.phases[1], winner.levels) for p in trials(arm, range(4), offers, None)}
         assert len(second - ran) <= bound["weighting"]
 
 
 def test_what_is_finished_is_not_planned_again(study: Study, offers: Offers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offers, "data_hash", lambda config: "data")
-    done = {p.spec.signature for arm in design.expand(study.phases[0], study.baseline) for p in trials(arm, range(2), offers, "data")}
+    monkeypatch.setattr(offers, "data_hash", lambda config, like: "data")
+    origin = offers.config(study.baseline, 0)
+    done = {p.spec.signature for arm in design.expand(study.phases[0], study.baseline) for p in trials(arm, range(2), offers, origin)}
     before, after = phases(plan(study, offers)), phases(plan(study, offers, finished=done))
     assert before["flags"][1] - after["flags"][1] == len(done) == 16
     assert after["weighting"] == before["weighting"]

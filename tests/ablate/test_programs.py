@@ -16,7 +16,7 @@ from ablate.command import Command
 from ablate.design import expand
 from ablate.errors import StudyError, TrainerError
 from ablate.loading import load
-from ablate.offers import Offers, program
+from ablate.offers import OFFERED, Offers, program
 from ablate.plan import plan, trials
 from ablate.study import Study, Trainer
 from ablate.trial import TrialSpec
@@ -300,8 +300,18 @@ def test_the_examples_load_and_the_page_shows_them_as_they_are(example: str, mon
 
 
 def test_every_key_of_a_command_is_on_its_page() -> None:
-    rows = {line.split("`")[1] for line in (REPOSITORY / "docs/OWN_TRAINER.md").read_text().splitlines() if line.startswith("| `")}
-    assert rows == set(Command.model_fields)
+    page = (REPOSITORY / "docs/OWN_TRAINER.md").read_text()
+    assert _rows(page, "The keys of a command") == set(Command.model_fields)
+
+
+def test_every_offer_of_a_callable_is_on_its_page() -> None:
+    assert _rows((REPOSITORY / "docs/OWN_TRAINER.md").read_text(), "What a callable may offer") == set(OFFERED)
+
+
+def _rows(page: str, heading: str) -> set[str]:
+    """First cells of the table in a section."""
+    section = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return {line.split("`")[1] for line in section.splitlines() if line.startswith("| `")}
 
 
 # what a trial depends on
