@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/fleet.py [WORKERS ...]
 
-Every worker trains trials of 10 minutes of virtual time and reports every 10 s. Half an hour is played; counted are the controller's own CPU
-time and its calls of the file system (opens, stats, listings, renames, links, new and removed files) for each second of it.
+Every worker trains trials of 10 minutes of virtual time and reports every 10 s. Half an hour is played; counted are the controller's own
+CPU time and its calls of the file system (opens, stats, listings, renames, links, new and removed files) for each second of it.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def matrix(found: Document, metric: str) -> Figure:
             colorbar={"title": {"text": f"gain, {shown(unit(metric) or title(metric))}", "side": "right"}},
         )
     )
-    drawn.update_layout(height=120 + 70 * len(names), margin={"l": 12, "r": 12, "t": 20, "b": 40})
+    drawn.update_layout(height=max(280, 120 + 70 * len(names)), margin={"l": 12, "r": 12, "t": 20, "b": 40})
     drawn.update_xaxes(automargin=True)
     drawn.update_yaxes(automargin=True, autorange="reversed")
     return drawn
