@@ -11,7 +11,7 @@ SHOWN_VOXELS = 6_000_000
 """At most so many on the page, which then stays below 15 MB however noisy the scan is."""
 
 HU_OF_CODE: Float64[np.ndarray, "256"] = np.concatenate(
-    [np.linspace(-1024, -208, 69), np.arange(-200, 301, 4), np.arange(325, 1501, 25), np.linspace(1600, 3071, 14)]
+    [np.linspace(-1024, -208, 69), np.arange(-200, 301, 4), np.arange(325, 1501, 25), np.linspace(1600, 3071, 13)]
 )
 """HU of each byte: 4 HU apart in soft tissue, 12 in lung, 25 in bone, so that every window has its greys."""
 

@@ -76,7 +76,7 @@ function histogram(kind) {
   const edge = kind.edges.length > 1 ? `${kind.edges[0]} to ${kind.edges.at(-1)}` : kind.edge;
   const title = `${kind.name} crops of ${edge} voxels: ${percent(holds)} of the positions are feasible`;
   const caption = make("figcaption", { "data-share": holds }, title);
-  const W = 440, H = 150, left = 40, top = 14, wide = W - left - 10, high = H - top - 34;
+  const W = 440, H = 150, left = 48, top = 14, wide = W - left - 10, high = H - top - 34;
   const bars = [...Array(20).keys()].map((n) => {
     const from = shares[C.ratios.indexOf(n / 20)], to = n < 19 ? shares[C.ratios.indexOf((n + 1) / 20)] : 0;
     return Math.max(0, from - to);
