@@ -422,8 +422,8 @@ def test_a_viewer_belongs_to_either_kind_of_trainer_and_is_no_part_of_the_questi
     plain, shown = loaded({"base": BASE}), loaded({"base": BASE, "viewer": words})
     assert shown.trainer.viewer == words
     assert asked_of(plain) == asked_of(shown)
-    arms = expand(plain.phases[0], plain.baseline)
-    one, other = (trials(arms, [0, 1], Offers(study.trainer), "") for study in (plain, shown))
+    arm = expand(plain.phases[0], plain.baseline)[0]
+    one, other = (trials(arm, [0, 1], Offers(study.trainer), "") for study in (plain, shown))
     assert [trial.spec.signature for trial in one] == [trial.spec.signature for trial in other]
     assert Study.model_validate(shown.model_dump(mode="json", by_alias=True)).trainer.viewer == words
     callable_ = {"callable": "mine:train", "command": None, "metrics": None, "viewer": "show '{directory}'"}
