@@ -224,7 +224,8 @@ function paint(one, boxes) {
     pen.strokeStyle = pen.fillStyle = COLOURS[crop.of];
     const at = box(low[across], low[across] + size, low[down], low[down] + size);
     pen.strokeRect(...at);
-    if (cut) pen.fillText(crop.name, at[0] + 4, at[1] + 13);
+    // Locals are named below and one beside the other, as several may share a corner on the patch grid.
+    if (cut) pen.fillText(crop.name, at[0] + 4 + (crop.global ? 14 * "AB".indexOf(crop.name) : 11 * (crop.name - 1) % at[2]), at[1] + (crop.global ? 13 : at[3] - 4));
   }
   pen.globalAlpha = 0.8; pen.lineWidth = 1; pen.setLineDash([]); pen.strokeStyle = "#fff";
   const x = X(state.at[across] + 0.5), y = Y(state.at[down] + 0.5);

@@ -110,10 +110,8 @@ def _kind(kind: Kind, found: Feasible) -> dict[str, Any]:
 def _page(title: str, content: Mapping[str, Any], blobs: Mapping[str, np.ndarray]) -> str:
     """Names come into the page as JSON without `<`, which the script shows as text alone; the title is escaped."""
     said = json.dumps(content, allow_nan=False, ensure_ascii=True).replace("<", "\\u003c")
-    data = "\n".join(
-        f'<script type="application/octet-stream" id="{name}">{base64.b64encode(gzip.compress(values.tobytes(), 6, mtime=0)).decode()}</script>'
-        for name, values in blobs.items()
-    )
+    packed = {name: base64.b64encode(gzip.compress(values.tobytes(), 6, mtime=0)).decode() for name, values in blobs.items()}
+    data = "\n".join(f'<script type="application/octet-stream" id="{name}">{text}</script>' for name, text in packed.items())
     page = _part("page.html")
     for place, text in (("STYLE", _part("page.css")), ("SCRIPT", _part("page.js")), ("TITLE", html.escape(title)), ("BLOBS", data)):
         page = page.replace(f"<!--{place}-->", text, 1)

@@ -73,7 +73,7 @@ def test_only_bone_is_left_above_500_hu(planted: Scan, settings: TrainerConfig) 
     assert found.foreground_share == (32**3 / 40**3, 16**3 / 40**3)
     full = found.ratios.index(1.0)
     corners = np.argwhere(found.maps["global"][high] >= full)
-    assert corners.min() == 20 and corners.max() == 24, "crops wholly in bone, and nowhere else"
+    assert (corners.min(), corners.max()) == (20, 24), "crops wholly in bone, and nowhere else"
     assert found.shares["global"][high, full] == 5**3 / 29**3
 
 
