@@ -20,6 +20,9 @@ Arguments = str | list[str]
 PLACEHOLDERS = ("config", "directory", "checkpoint", "seed", "python")
 """`{config}` and so on in a command's arguments; other braces are left as they are."""
 
+VIEWED = ("config", "directory", "seed", "step", "python")
+"""The same in `trainer.viewer`, which looks at one trial."""
+
 DIRECTORY = "command"
 """The command's own folder in its attempt: `{directory}`. It is copied into the attempt that goes on."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
 
-from ablate.command import Command
+from ablate.command import Arguments, Command
 from ablate.command import Level as Level
 
 Levels = dict[str, Level]
@@ -74,6 +74,10 @@ class Trainer(Command, _Strict):
     """Offer: columns, questions and floors of tables and reports."""
     export: str | None = None
     """Offer: writes a run's model into a folder, for `ablate sync --register`."""
+    viewer: Arguments | None = None
+    """The command that shows what a trial saw, for the dashboard to print: a list, or one text. `{directory}` is the folder of the trial's
+    last attempt, `{config}` its settings as a JSON file (under `config`), `{seed}` its replicate, `{step}` the last step that it reported,
+    `{python}` this Python. No result depends on it."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Trainer:
@@ -483,7 +487,7 @@ class Study(_Strict):
 
 def asked_of(study: Study) -> str:
     """What a study asks, as one text: without how it runs, and without keys left at their defaults, since later versions have more."""
-    document = study.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    document = study.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"trainer": {"viewer"}})
     return json.dumps({key: value for key, value in document.items() if key not in STEERING}, sort_keys=True)
 
 

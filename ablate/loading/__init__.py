@@ -31,7 +31,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
     document, problems = reading.read_file(path)
     document, offers, found = _overridden(checks.with_dotted_levels(document), changes)
     document, unread = programs.resolved(checks.with_dotted_levels(document))
-    problems += found + unread + programs.kinds(document) + programs.problems_of(document)
+    problems += found + unread + programs.kinds(document) + programs.problems_of(document) + programs.viewer(document)
     problems += checks.names(document) + checks.guards(document) + checks.shapes(document)
     if offers is not None:
         problems += checks.settings(document, offers)

@@ -6,15 +6,16 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from ablate.command import PLACEHOLDERS, SECRET, Command, DataVersion, vector
+from ablate.command import PLACEHOLDERS, SECRET, VIEWED, Arguments, Command, DataVersion, vector
 from ablate.errors import StudyError
 from ablate.loading import composing
 from ablate.loading.problem import Problem
 from ablate.offers import program
 from ablate.study import CALLABLE_KEYS, COMMAND_KEYS, Trainer, nearest
 
+_ARGUMENTS: TypeAdapter[Arguments | None] = TypeAdapter(Arguments | None)
 _WORD = re.compile(r"\{(\w+)\}")
 
 
@@ -46,6 +47,26 @@ def kinds(document: Mapping[str, object]) -> list[Problem]:
     else:
         problems = [Problem(("trainer", key), "belongs to a command but this trainer is a callable.") for key in COMMAND_KEYS]
     return [Problem(p.keys, f"{p.text} Leave it out.") for p in problems if trainer.get(str(p.keys[-1])) is not None]
+
+
+def viewer(document: Mapping[str, object]) -> list[Problem]:
+    """What is wrong with `trainer.viewer`, which either kind of trainer may have; what is no valid value at all is left to the types."""
+    trainer = document.get("trainer")
+    try:
+        given: Arguments | None = _ARGUMENTS.validate_python(trainer.get("viewer") if isinstance(trainer, dict) else None, strict=True)
+        words = None if given is None else vector(given)
+    except ValidationError:
+        return []
+    except ValueError as error:
+        return [Problem(("trainer", "viewer"), f"expected an argument vector but {error}. Close the quote, or write a list.")]
+    if words is None:
+        return []
+    if not words or not words[0].strip():
+        example = '["{python}", show.py, "{directory}"]'
+        return [Problem(("trainer", "viewer"), f"expected a program and its arguments but it is empty. For example {example}.")]
+    found = [f"no such placeholder: {{{word}}}." for argument in words for word in _WORD.findall(argument) if word not in VIEWED]
+    names = ", ".join(f"{{{name}}}" for name in VIEWED)
+    return [Problem(("trainer", "viewer"), f"{text} There are {names}.") for text in dict.fromkeys(found)]
 
 
 def problems_of(document: Mapping[str, object]) -> list[Problem]:

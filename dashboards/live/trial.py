@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from dash import html
 
+from ablate.command import DIRECTORY, filled, vector
 from ablate.ledger import TrialRecord
 from ablate.study import BASELINE
-from ablate.trial import AttemptFiles, TrialState
+from ablate.trial import AttemptFiles, TrialFiles, TrialState
 from ablate.words import counted, number
 from dashboards.live.address import View
 from dashboards.live.drawing import graph, single
@@ -47,7 +50,7 @@ def page(record: Record, view: View, now: Snapshot) -> Page | None:
         "pictures": _pictures(signature, files),
         "log": [html.H2("The end of its log"), _log(files)],
         "attempts": [html.H2("Attempts"), _attempts(record, signature)],
-        "commands": _commands(now, signature, files),
+        "commands": _commands(now, signature, files, stream.step),
     }
     first = f"{uses[0].arm}, replicate {uses[0].replicate}" if uses else signature
     return Page(first, regions, watched=[signature] if known.state is TrialState.RUNNING else [])
@@ -186,18 +189,31 @@ def _attempts(record: Record, signature: str) -> Any:
     return table("Attempts", ["number", "began", "worker", "seconds", "end", "message"], rows, numbers=[3], empty=empty)
 
 
-def viewer_command(trainer: Mapping[str, Any], files: AttemptFiles) -> str | None:
-    """The command that shows a trial's crops, where the study names one as `trainer.viewer`; `{directory}` is the attempt's folder."""
+def viewer_command(
+    trainer: Mapping[str, Any], files: AttemptFiles, *, config: Path | None = None, seed: int | None = None, step: int | None = None
+) -> str | None:
+    """The command that shows what a trial saw, its places filled, ready to be pasted into a shell; none: the study names none.
+
+    `{directory}` is the attempt's folder, of a trainer that is a command the folder that its command has by that name.
+    """
     named = trainer.get("viewer")
-    words = shlex.split(named) if isinstance(named, str) else named if isinstance(named, list) else []
-    return shlex.join(str(word).replace("{directory}", str(files.directory)) for word in words) or None
+    if not named:
+        return None
+    directory = files.directory / DIRECTORY if trainer.get("command") is not None else files.directory
+    values = {"directory": str(directory), "python": sys.executable, "step": str(step or 0)}
+    values |= {} if config is None else {"config": str(config)}
+    values |= {} if seed is None else {"seed": str(seed)}
+    return shlex.join(filled(word, values) for word in vector(named))
 
 
-def _commands(now: Snapshot, signature: str, files: AttemptFiles | None) -> Any:
+def _commands(now: Snapshot, signature: str, files: AttemptFiles | None, step: int | None) -> Any:
     study = now.study.study
     lines = [f"ablate logs {signature[:12]} {study}"]
-    viewer = None if files is None else viewer_command(now.study.trainer.model_dump(), files)
-    lines += [viewer] if viewer else []
+    if files is not None:
+        spec, uses = TrialFiles(now.root, signature).spec, now.places.get(signature, [])
+        seed = uses[0].replicate if uses else None
+        viewer = viewer_command(now.study.trainer.model_dump(), files, config=spec, seed=seed, step=step)
+        lines += [viewer] if viewer else []
     own = html.Pre("\n".join(lines), tabIndex=0, **labelled("Commands"))
     where = html.P(["Its files: ", html.Code(json.dumps(str(files.directory))[1:-1])]) if files is not None else None
     return [html.H2("In a terminal"), own, where]

@@ -18,7 +18,7 @@ from ablate.errors import StudyError, TrainerError
 from ablate.loading import load
 from ablate.offers import OFFERED, Offers, program
 from ablate.plan import plan, trials
-from ablate.study import Study, Trainer
+from ablate.study import Study, Trainer, asked_of
 from ablate.trial import TrialSpec
 
 BASE = {"lr": 0.1, "model": {"layers": 2, "act": "relu", "wide": False}, "sizes": [1, 2], "seed": 0}
@@ -413,3 +413,37 @@ def test_data_is_hashed_by_content_or_named(monkeypatch: pytest.MonkeyPatch) -> 
         Path("d/a").write_bytes(content)
         seen.add(program.data_hash(command(data="d")))
     assert len(seen) == 5
+
+
+def test_a_viewer_belongs_to_either_kind_of_trainer_and_is_no_part_of_the_question() -> None:
+    Path("train.py").write_text("")
+    Path("mine.py").write_text("def train(config, run): ...")
+    words = ["{python}", "show.py", "{config}", "{directory}", "--seed", "{seed}", "--step", "{step}"]
+    plain, shown = loaded({"base": BASE}), loaded({"base": BASE, "viewer": words})
+    assert shown.trainer.viewer == words
+    assert asked_of(plain) == asked_of(shown)
+    arm = expand(plain.phases[0], plain.baseline)[0]
+    one, other = (trials(arm, [0, 1], Offers(study.trainer), "") for study in (plain, shown))
+    assert [trial.spec.signature for trial in one] == [trial.spec.signature for trial in other]
+    assert Study.model_validate(shown.model_dump(mode="json", by_alias=True)).trainer.viewer == words
+    callable_ = {"callable": "mine:train", "command": None, "metrics": None, "viewer": "show '{directory}'"}
+    assert loaded(callable_, {"lr": [0.1, 1]}).trainer.viewer == "show '{directory}'"
+
+
+@pytest.mark.parametrize(
+    ("viewer", "said"),
+    [
+        (["show", "{directry}", "{checkpoint}"], ["{directry}", "{checkpoint}"]),
+        ("show 'open", ["expected an argument vector but No closing quotation. Close the quote, or write a list."]),
+        ([], ["expected a program and its arguments but it is empty."]),
+        ("", ["expected a program and its arguments but it is empty."]),
+        (7, ["trainer.viewer: expected"]),
+    ],
+)
+def test_a_viewer_is_checked_with_the_rest_of_the_file(viewer: object, said: list[str]) -> None:
+    Path("train.py").write_text("")
+    found = problems({"base": BASE, "viewer": viewer}, {"nothing_of_this_name": [1, 2]})
+    own = "\n".join(line for line in found if line.startswith("trainer.viewer"))
+    assert own != ""
+    assert all(words in own for words in said)
+    assert any("nothing_of_this_name" in line for line in found), "all at once"

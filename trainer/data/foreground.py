@@ -196,6 +196,24 @@ class Foreground:
         """Share of foreground voxels, 0 to 1, of the crop at every admissible low corner."""
         return np.asarray(self.count_map(size) / float(size**3))
 
+    def histogram(self, size: int) -> tuple[Int[np.ndarray, " counts"], Int[np.ndarray, " counts"]]:
+        """The foreground counts that occur over all admissible crops, ascending, and at how many positions each does.
+
+        Kept instead of the map, which is as large as the scan, and counted slab by slab.
+
+        Raises:
+            ValueError: The crop does not fit into the scan.
+        """
+        d, h, w = (n - size + 1 for n in self.shape)
+        positions = np.zeros(size**3 + 1, dtype=np.int64)
+        thick = max(1, _SLAB_VOXELS // max(1, self.shape[1] * self.shape[2]))
+        for low in range(0, max(d, 1), thick):
+            room = None if d < 1 else (min(thick, d - low), h, w)
+            found = np.bincount(self.count_map(size, np.array([low, 0, 0]), room).ravel())
+            positions[: len(found)] += found
+        counts = np.flatnonzero(positions)
+        return counts, positions[counts]
+
     @property
     def size_bytes(self) -> int:
         """Of the integral volume."""

@@ -180,11 +180,6 @@ def _shares(read: _Read, index: int, kind: str, threshold_hu: float, ratios: tup
 def _histograms(
     key: str, index: int, kind: str, threshold_hu: float, edges: tuple[int, ...]
 ) -> dict[int, tuple[Int[np.ndarray, " counts"], Int[np.ndarray, " counts"]]]:
-    """For each edge the foreground counts that occur, and at how many positions: kept instead of the map, which is as large as the scan."""
+    """For each edge the foreground counts that occur, and at how many positions."""
     of = Foreground.of(foreground_mask(scans_of(key)[index].voxels, kind, threshold_hu))
-    found = {}
-    for edge in edges:
-        positions = np.bincount(of.count_map(edge).ravel())
-        counts = np.flatnonzero(positions)
-        found[edge] = counts, positions[counts]
-    return found
+    return {edge: of.histogram(edge) for edge in edges}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -326,6 +328,12 @@ def test_the_crops_are_shown_by_the_command_that_the_study_names(tmp_path: Path)
     assert trial.viewer_command(named, files) == f"python -m trainer crops --view 'run={files.directory}'"
     assert trial.viewer_command({"viewer": "show '{directory}'"}, files) == f"show '{files.directory}'"
     assert trial.viewer_command({}, files) is None
+    filled = {"viewer": "{python} v.py {config} --seed {seed} --step {step} {other}"}
+    whole = trial.viewer_command(filled, files, config=tmp_path / "trial.json", seed=3, step=40)
+    assert whole == shlex.join([sys.executable, "v.py", str(tmp_path / "trial.json"), "--seed", "3", "--step", "40", "{other}"])
+    of_command = trial.viewer_command({"viewer": ["show", "{directory}"], "command": ["train"]}, files)
+    assert of_command == f"show '{files.directory}/command'", "as in the command itself"
+    assert trial.viewer_command({"viewer": ["show", "$(rm x); {directory}"]}, files) == f"show '$(rm x); {files.directory}'"
 
 
 @pytest.mark.parametrize("button", [None, {}, {"ask": "erase", "of": ""}, {"ask": ["stop"], "of": ""}, {"ask": "stop", "of": 1}, "stop"])
