@@ -13,17 +13,62 @@
     return merged;
   };
 
-  const drawn = new Set();
+  const drawn = new Map(); // each with what is fulfilled once it stands
   const draw = (plot) => {
-    if (drawn.has(plot)) return;
-    drawn.add(plot);
+    if (drawn.has(plot)) return drawn.get(plot);
     const figure = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
-    const buttons = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
-    const image = { format: "svg", filename: plot.dataset.figure };
-    Plotly.newPlot(plot, figure.data, themed(figure.layout), {
-      responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtons: buttons, toImageButtonOptions: image,
+    const buttons = [["zoom2d", "pan2d", "resetScale2d"]];
+    const standing = Plotly.newPlot(plot, figure.data, themed(figure.layout), {
+      responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtons: buttons,
     }).then(() => hideArms(plot));
+    drawn.set(plot, standing);
+    return standing;
   };
+
+  // Files of a figure: as it is seen now, on paper of its own, with its title; or what it shows, as rows.
+  const save = (content, name) => {
+    const link = document.createElement("a");
+    link.href = typeof content === "string" ? content : URL.createObjectURL(content);
+    link.download = name;
+    link.click();
+    if (typeof content !== "string") setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  };
+  const titleOf = (plot) => plot.dataset.title || "";
+  const asImage = async (plot, format) => {
+    const layout = { ...plot.layout, paper_bgcolor: style("--paper"), autosize: false };
+    if (titleOf(plot)) {
+      layout.title = { text: titleOf(plot).replaceAll("<", "&lt;"), x: 0.02, xanchor: "left", automargin: true, yref: "container", font: { size: 14 } };
+      layout.margin = { ...layout.margin, t: 50 };
+    }
+    const size = { width: Math.max(700, plot.clientWidth), height: plot.clientHeight + (titleOf(plot) ? 40 : 0) };
+    save(await Plotly.toImage({ data: plot.data, layout }, { format, scale: format === "png" ? 2 : 1, ...size }), `${plot.dataset.figure}.${format}`);
+  };
+  const values = (some) => (Array.isArray(some) || ArrayBuffer.isView(some) ? Array.from(some) : []);
+  const rowsOf = (trace) => {
+    const [x, y, z, text] = [trace.x, trace.y, trace.z, trace.text].map(values);
+    if (z.length) return z.flatMap((row, i) => values(row).map((value, j) => ({ x: x[j], y: y[i], value })));
+    const ends = (key, at) => {
+      const bar = trace[`error_${key}`] || {};
+      const [above, below] = [values(bar.array), values(bar.arrayminus || bar.array)];
+      const middle = key === "x" ? x[at] : y[at];
+      return bar.visible === false || above[at] === undefined ? {} : { [`${key}_low`]: middle - below[at], [`${key}_high`]: middle + above[at] };
+    };
+    const count = Math.max(x.length, y.length);
+    return Array.from({ length: count }, (_, at) => ({ x: x[at], y: y[at], text: text[at], ...ends("x", at), ...ends("y", at) }));
+  };
+  const cell = (value) => (value === undefined || value === null ? "" : /[",\r\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+  const asRows = (plot) => {
+    const rows = plot._fullData.flatMap((trace) => rowsOf(trace).map((row) => ({ series: trace.name, ...row })));
+    const columns = ["series", "x", "x_low", "x_high", "y", "y_low", "y_high", "value", "text"].filter((name) => rows.some((row) => row[name] !== undefined));
+    const lines = [columns, ...rows.map((row) => columns.map((name) => row[name]))].map((line) => line.map(cell).join(","));
+    save(new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv" }), `${plot.dataset.figure}.csv`);
+  };
+  document.querySelectorAll(".downloads button").forEach((button) => button.addEventListener("click", async () => {
+    const plot = button.closest("figure").querySelector(".plot");
+    await draw(plot);
+    if (button.dataset.form === "csv") asRows(plot);
+    else await asImage(plot, button.dataset.form);
+  }));
 
   const plots = [...document.querySelectorAll(".plot")];
   const near = new IntersectionObserver(
@@ -40,7 +85,7 @@
   addEventListener("load", () => idle(drawNext));
   addEventListener("beforeprint", () => plots.forEach(draw));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
-    drawn.forEach((plot) => Plotly.relayout(plot, themed(JSON.parse(document.getElementById(plot.dataset.figure).textContent).layout))));
+    [...drawn.keys()].forEach((plot) => Plotly.relayout(plot, themed(JSON.parse(document.getElementById(plot.dataset.figure).textContent).layout))));
 
   // An arm switched off in a legend leaves every figure of its group.
   const off = {};

@@ -65,12 +65,14 @@ def figure(drawn: Figure, *, name: str, title: str, caption: str, group: str = "
         group: Figures that one legend switches.
     """
     data = as_json(drawn.to_json())
-    described = text(f"{title}. {caption}")
-    which = f'data-figure="{text(name)}" data-group="{text(group)}"'
-    plot = f'<div class="plot" role="img" aria-label="{described}" {which} style="min-height:{int(drawn.layout.height)}px"></div>'
+    described = text(". ".join(part for part in (title, caption) if part))
+    which = f'data-figure="{text(name)}" data-group="{text(group)}" data-title="{text(title)}"'
+    plot = f'<div class="plot" role="figure" aria-label="{described}" {which} style="min-height:{int(drawn.layout.height)}px"></div>'
     heading = f"<h3>{text(title)}</h3>" if title else ""
     said = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
-    return f'{heading}<figure>{plot}<script type="application/json" id="{text(name)}">{data}</script>{said}</figure>'
+    forms = "".join(f'<button type="button" data-form="{form}">{form.upper()}</button>' for form in ("png", "svg", "csv"))
+    files = f'<details class="downloads"><summary aria-label="Download: {text(title or caption)}">Download</summary>{forms}</details>'
+    return f'{heading}<figure>{plot}<script type="application/json" id="{text(name)}">{data}</script>{said}{files}</figure>'
 
 
 def legend(lines: Mapping[str, Line], group: str) -> str:

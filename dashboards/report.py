@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dashboards import galleries, mattered, sections
+from dashboards import galleries, markdown, mattered, printing, sections
 from dashboards.foretold import foretold
 from dashboards.page import page, text
 
@@ -30,6 +30,26 @@ def write(results: Results, path: Path) -> Path:
 
     write_atomic(path, render(results))
     return path
+
+
+def write_as(results: Results, folder: Path, formats: Collection[str]) -> list[Path]:
+    """Write `report.html`, `report.md` and `report.pdf`, as far as asked for; the PDF is printed from the page, which is then there too.
+
+    Raises:
+        AblateError: The PDF cannot be printed; the other files are there.
+        OSError: A file cannot be written.
+    """
+    from ablate.trial import write_atomic
+
+    written = []
+    if {"html", "pdf"} & set(formats):
+        written.append(write(results, folder / "report.html"))
+    if "md" in formats:
+        write_atomic(folder / "report.md", markdown.render(results))
+        written.append(folder / "report.md")
+    if "pdf" in formats:
+        written.append(printing.pdf(folder / "report.html", folder / "report.pdf"))
+    return written
 
 
 def render(results: Results) -> str:

@@ -262,8 +262,8 @@ def probes(document: Document) -> str:
     return f'<h2>{text(heading)}</h2><p class="soft">{said}</p>{table(head, rows, label="Probes beside their references")}'
 
 
-def how(results: Results, document: Document) -> str:
-    """Cost, failures, versions, the statistics in plain words, and what the answer does not cover."""
+def facts(results: Results, document: Document) -> dict[str, str]:
+    """What ran, on what, with which settings for all."""
     study, budget, trials = results.study, document["budget"], results.trials()
     states = Counter(trials.drop_duplicates("signature")["state"]) if len(trials) else Counter()
     seconds = trials["seconds"].dropna() if len(trials) else trials
@@ -271,7 +271,7 @@ def how(results: Results, document: Document) -> str:
         f"{budget['trials_used']} trials started" + (f" of at most {budget['trials_at_most']}" if budget["trials_at_most"] else ""),
         f"{budget['hours_used']:.2f} hours" + (f" of at most {budget['hours_at_most']:g}" if budget["hours_at_most"] else ""),
     ]
-    rows = {
+    return {
         "budget": ", ".join(bound),
         "trials": ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none",
         "a trial took": f"{seconds.median():.1f} s (median)" if len(seconds) else "not known",
@@ -282,6 +282,10 @@ def how(results: Results, document: Document) -> str:
         "baseline": ", ".join(f"{path}={tables.plain(value)}" for path, value in document["baseline"].items()),
         "guards": "; ".join(document["guards"]) or "none",
     }
+
+
+def how(results: Results, document: Document) -> str:
+    """Cost, failures, versions, the statistics in plain words, and what the answer does not cover."""
     failed = document["failed_trials"]
     head = [Cell("trial"), Cell("cause"), Cell("message", "reason")]
     body = [
@@ -289,15 +293,16 @@ def how(results: Results, document: Document) -> str:
         for f in failed
     ]
     failures = f"<h3>{counted(len(failed), 'trial')} failed for good</h3>{table(head, body, label='Failed trials')}" if failed else ""
-    statistics = f"<h3>How it was decided</h3>{listing(_statistics(document))}"
+    decided = f"<h3>How it was decided</h3>{listing(statistics(document))}"
     limits = f"<h3>Keep in mind</h3>{listing(document['answer']['warnings'])}"
     limits += f"<h3>Was it a fair comparison?</h3><p>{text(document['fairness']['sentence'])}</p>"
     before = [" ".join(one["changed"]) for one in document["history"]]
     limits += f"<h3>Earlier runs of this study</h3>{listing(before)}" if before else ""
-    return f"<h2>How it was run</h2>{described(rows)}{failures}{statistics}{limits}"
+    return f"<h2>How it was run</h2>{described(facts(results, document))}{failures}{decided}{limits}"
 
 
-def _statistics(document: Document) -> list[str]:
+def statistics(document: Document) -> list[str]:
+    """How it was decided, in plain words."""
     objective, level = document["objective"], f"{1 - document['alpha']:.0%}"
     guards = f" and keeps {counted(len(document['guards']), 'guard')}" if document["guards"] else ""
     beats = f" and beats {listed(sorted(document['references']))}" if document["references"] else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -332,9 +333,22 @@ def export(
         typer.echo(f"{optuna}: {name}")
 
 
+class Format(StrEnum):
+    """What a report is written as."""
+
+    HTML = "html"
+    MD = "md"
+    PDF = "pdf"
+
+
 @app.command()
-def report(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs")) -> None:
-    """Write the report page and print the verdict table."""
+def report(
+    study: StudyFile,
+    as_json: AsJson = False,
+    formats: Annotated[list[Format], typer.Option("--format", help="May be given several times; pdf needs a Chromium.")] = [Format.HTML],  # noqa: B006
+    runs: Root = Path("runs"),
+) -> None:
+    """Write the report and print the verdict table."""
     from ablate.results import Results
 
     results = Results(runs, _name(study))
@@ -342,10 +356,11 @@ def report(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs"))
         _print_json(results.document())
         return
     from ablate.cli.tables import print_answer
-    from dashboards.report import write
+    from dashboards.report import write_as
 
     print_answer(results)
-    typer.echo(f"report: {write(results, runs / results.study.study / 'report.html')}")
+    for path in write_as(results, runs / results.study.study, {form.value for form in formats}):
+        typer.echo(f"report: {path}")
 
 
 @app.command()

@@ -1,9 +1,14 @@
-"""The report's pictures in a real browser: they are there, grow by keyboard, and have no serious fault of accessibility."""
+"""The report in a real browser: its pictures, the files of its figures, and no serious fault of accessibility."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import shutil
 from collections.abc import Callable, Iterator
+from html import unescape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,3 +95,57 @@ def test_pictures_stand_side_by_side_grow_by_keyboard_and_are_accessible(page: A
     found = Axe().run(page, context="#pictures")
     serious = [rule["id"] for rule in found.response["violations"] if rule["impact"] in ("serious", "critical")]
     assert serious == []
+
+
+def test_every_figure_is_saved_as_picture_and_as_rows(page: Any, tmp_path: Path) -> None:
+    """By keyboard; the rows are what the figure shows."""
+    figures = page.locator("figure:has(.plot)")
+    assert figures.count() == page.locator("figure:has(.plot) details.downloads").count() >= 5
+    figure = figures.filter(has=page.locator('[data-figure="effects-0"]'))
+    figure.scroll_into_view_if_needed()
+    figure.locator("summary").focus()
+    page.keyboard.press("Enter")
+    found = {}
+    for form in ("PNG", "SVG", "CSV"):
+        page.keyboard.press("Tab")
+        with page.expect_download() as waited:
+            page.keyboard.press("Enter")
+        assert waited.value.suggested_filename == f"effects-0.{form.lower()}"
+        waited.value.save_as(tmp_path / form)
+        found[form] = (tmp_path / form).read_bytes()
+    with Image.open(tmp_path / "PNG") as image:
+        assert image.size[0] >= 1400, "twice the pixels, for print"
+    assert b"<svg" in found["SVG"]
+    assert "The largest effect" in unescape(found["SVG"].decode())
+    rows = list(csv.DictReader(io.StringIO(found["CSV"].decode("utf-8"), newline="")))
+    data = json.loads(page.locator("#effects-0").text_content())["data"]
+    shown = {round(float(x), 9) for trace in data for x in (trace.get("x") or []) if isinstance(x, int | float)}
+    assert shown
+    assert shown <= {round(float(row["x"]), 9) for row in rows if row["x"]}
+    assert any(row["x_low"] and float(row["x_low"]) < float(row["x"]) < float(row["x_high"]) for row in rows)
+
+
+def test_every_figure_gives_rows(page: Any) -> None:
+    """Read before the browser saves them: it lets a page save ten files in a row, no more."""
+    page.evaluate("() => { HTMLAnchorElement.prototype.click = () => {}; }")
+    page.evaluate("() => { URL.createObjectURL = rows => { window.rows = rows.text(); return '#'; }; }")
+    for details in page.locator("figure:has(.plot) details.downloads").all():
+        details.evaluate("one => { one.open = true; window.rows = null; }")
+        details.get_by_role("button", name="CSV").click()
+        page.wait_for_function("() => window.rows")
+        rows = list(csv.reader(io.StringIO(page.evaluate("() => window.rows"), newline="")))
+        assert len(rows) > 1
+        assert all(len(row) == len(rows[0]) for row in rows)
+
+
+def test_the_whole_page_has_no_serious_fault_of_accessibility(page: Any) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page.wait_for_function("() => document.querySelectorAll('.plot .main-svg').length >= document.querySelectorAll('.plot').length")
+    found = Axe().run(page)
+    serious = {
+        rule["id"]: [node["html"][:200] for node in rule["nodes"]][:3]
+        for rule in found.response["violations"]
+        if rule["impact"] in ("serious", "critical")
+    }
+    assert serious == {}
