@@ -32,6 +32,7 @@ def render(results: Results) -> str:
         *_list(
             "Where the thresholds may stand", [line for one in document["phases"] for line in (one["operating"] or {}).get("sentences", [])]
         ),
+        *_probes(document),
         *_list(
             "What preflight foretold",
             [f"{one['path']}: {one['what']} {one['mend']}".strip() for one in document["preflight"] if one["level"] != "info"],
@@ -40,7 +41,10 @@ def render(results: Results) -> str:
         table(["", ""], [[name, value] for name, value in sections.facts(results, document).items()]),
         *_list(
             f"{counted(len(document['failed_trials']), 'trial')} failed for good",
-            [f"{one['phase']} / {one['arm']}, replicate {one['replicate']}: {one['message']}" for one in document["failed_trials"]],
+            [
+                f"{one['phase']} / {one['arm']}, replicate {one['replicate']} ({one['cause'] or 'cause not known'}): {one['message']}"
+                for one in document["failed_trials"]
+            ],
         ),
         *_list("How it was decided", sections.statistics(document)),
         *_list("Keep in mind", [*said["warnings"], said["fairness"]]),
@@ -114,3 +118,11 @@ def _thresholds(document: Document) -> list[str]:
         for path, row in document["thresholds"].items()
     ]
     return ["## Thresholds", table(["setting", "recommended", "about as good from", "to", "status"], rows)] if rows else []
+
+
+def _probes(document: Document) -> list[str]:
+    compared = sections.beside_references(document)
+    if compared is None:
+        return []
+    heading, names, rows = compared
+    return [f"## {text(heading)}", table(["probe, mean over replicates", *names], [[name, *map(number, values)] for name, values in rows])]

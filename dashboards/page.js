@@ -37,7 +37,7 @@
   const asImage = async (plot, format) => {
     const layout = { ...plot.layout, paper_bgcolor: style("--paper"), autosize: false };
     if (titleOf(plot)) {
-      layout.title = { text: titleOf(plot).replaceAll("<", "&lt;"), x: 0.02, xanchor: "left", automargin: true, yref: "container", font: { size: 14 } };
+      layout.title = { text: titleOf(plot).replaceAll("&", "&amp;").replaceAll("<", "&lt;"), x: 0.02, xanchor: "left", automargin: true, yref: "container", font: { size: 14 } };
       layout.margin = { ...layout.margin, t: 50 };
     }
     const size = { width: Math.max(700, plot.clientWidth), height: plot.clientHeight + (titleOf(plot) ? 40 : 0) };

@@ -41,6 +41,15 @@ def pdf(page: Path, path: Path) -> Path:
         AblateError: No browser, or it does not print.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.pdf")
+    try:
+        _print(page, beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def _print(page: Path, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="ablate-print-") as profile:
         command = [
             browser(),
@@ -51,7 +60,7 @@ def pdf(page: Path, path: Path) -> Path:
             "--no-pdf-header-footer",
             "--window-size=900,1300",
         ]
-        command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--virtual-time-budget={DRAWS_MS}", f"--print-to-pdf={beside.absolute()}"]
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--virtual-time-budget={DRAWS_MS}", f"--print-to-pdf={path.absolute()}"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command.append("--no-sandbox")  # Chromium refuses its sandbox to root
         try:
@@ -67,8 +76,6 @@ def pdf(page: Path, path: Path) -> Path:
             )
         except subprocess.TimeoutExpired as error:
             raise AblateError(f"PDF: {command[0]} did not print {page} within {LONGEST_S} s. Open the page and print it.") from error
-    if done.returncode != 0 or not beside.exists():
+    if done.returncode != 0 or not path.exists():
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise AblateError(f"PDF: {command[0]} did not print {page}: {last} Open the page and print it.")
-    os.replace(beside, path)
-    return path

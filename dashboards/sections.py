@@ -235,26 +235,35 @@ def _range_words(threshold: Mapping[str, Any], document: Document) -> str:
     return f"measured values from {reach} lie within the smallest effect ({document['objective']['smallest_effect']:g}) of the best"
 
 
-def probes(document: Document) -> str:
-    """Probes of the first baseline and of the winner beside the references and beside what needs no learning."""
+def beside_references(document: Document) -> tuple[str, list[str], list[tuple[str, list[float | None]]]] | None:
+    """Finding, names of the columns, and each probe with its values; None where the study has no probes."""
     if not document["phases"]:
-        return ""
+        return None
     found, last = document["phases"][0], document["phases"][-1]
     winner = next(arm for arm in last["arms"] if arm["name"] == last["winner"])
     baseline = next(arm for arm in found["arms"] if arm["name"] == BASELINE)
     shown = [(one["metric"], one["floor"]) for one in document["floors"] if one["metric"] in winner["metrics"]]
     if not shown:
-        return ""
+        return None
     references = document["references"]
-    rows, beaten = [], 0
+    rows: list[tuple[str, list[float | None]]] = []
+    beaten = 0
     for metric, floor in shown:
         others = [winner["metrics"].get(floor), *(reference["metrics"].get(metric) for reference in references.values())]
-        values = [baseline["metrics"].get(metric), winner["metrics"][metric], *others]
         beaten += all(value is not None and winner["metrics"][metric] > value for value in others)
-        rows.append([Cell(text(metric)), *tables.numbers(values)])
+        rows.append((metric, [baseline["metrics"].get(metric), winner["metrics"][metric], *others]))
     names = ["the study's baseline", f"winner of {last['name']}", "no learning", *references]
+    return f"Probes: the winner is above every reference in {beaten} of {counted(len(shown), 'probe')}", names, rows
+
+
+def probes(document: Document) -> str:
+    """Probes of the first baseline and of the winner beside the references and beside what needs no learning."""
+    compared = beside_references(document)
+    if compared is None:
+        return ""
+    heading, names, found = compared
+    rows = [[Cell(text(metric)), *tables.numbers(values)] for metric, values in found]
     head = [Cell("probe, mean over replicates"), *(Cell(text(name), "number") for name in names)]
-    heading = f"Probes: the winner is above every reference in {beaten} of {counted(len(shown), 'probe')}"
     said = (
         "On held-out scans. <em>No learning</em> is the same probe on raw intensities: where it is not beaten, the probe cannot tell "
         "learning. Means without intervals; the verdict rests on the objective alone."

@@ -42,6 +42,10 @@ def test_markdown_says_what_the_document_says(results: Results) -> None:
     said = [*document["answer"]["headline"], *document["answer"]["warnings"], document["answer"]["fairness"]]
     assert all(sentence in seen for sentence in said)
     assert document["code_version"] in seen
+    assert "Probes: the winner is above every reference in" in seen
+    for reference in document["references"].values():
+        assert number(reference["metrics"]["probe/local_to_global_mrr"]) in seen
+    assert all(f"({failed['cause']})" in seen for failed in document["failed_trials"])
     for change in document["answer"]["changes"]:
         assert f"{change['path'].rpartition('.')[2]}:" in seen
 
@@ -96,3 +100,4 @@ def test_a_browser_that_does_not_print_leaves_the_old_file(results: Results, tmp
     with pytest.raises(AblateError, match="it is broken"):
         printing.pdf(tmp_path / "report.html", old)
     assert old.read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"broken", "report.pdf"}
