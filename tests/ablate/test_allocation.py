@@ -194,12 +194,17 @@ def simulated(seed: int, effects: Mapping[str, float], *, guard_is_noise: bool, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guard_is_noise", [False, True], ids=["guards hold", "a guard that goes with the objective"])
-def test_phases_without_any_benefit_rarely_adopt(guard_is_noise: bool) -> None:
+@pytest.mark.parametrize(
+    ("guard_is_noise", "condemn"),
+    [(False, 3), (True, 2), (True, 3)],
+    ids=["guards hold", "a guard that goes with the objective", "the same, condemned later"],
+)
+def test_phases_without_any_benefit_rarely_adopt(guard_is_noise: bool, condemn: int) -> None:
     """Sequential, with references, condemnation and futility: the whole of what the runner does."""
     studies, effects = 300, dict.fromkeys([f"arm {i}" for i in range(8)], 0.0) | {"untrained": -40.0}
     wrong = sum(
-        any(arm.verdict == "adopt" for arm in simulated(seed, effects, guard_is_noise=guard_is_noise)[0].arms) for seed in range(studies)
+        any(arm.verdict == "adopt" for arm in simulated(seed, effects, guard_is_noise=guard_is_noise, condemn=condemn)[0].arms)
+        for seed in range(studies)
     )
     assert wrong / studies <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / studies)
 
