@@ -40,7 +40,7 @@ docs: $(VENV)/.installed-dev
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
 
-bench: $(addprefix bench-,overhead scale fleet metric_points step step_floor sequential preflight_ranking)
+bench: $(addprefix bench-,overhead scale fleet first_step metric_points step step_floor sequential preflight_ranking)
 
 bench-%: benchmarks/%.py $(VENV)/.installed-dev
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python $<
