@@ -64,11 +64,13 @@ def run(study: Study, root: Path, observer: Observer) -> list[Conclusion]:
     offers = Offers(study.trainer)
     arms = preflight.asked(study)
     origin = offers.config(study.baseline, 0)
-    with offers.kept_ready():
-        findings = preflight.summary(arms, preflight.check(study, arms, offers, root))
-        data_hash = offers.data_hash(origin)
     ledger = Ledger(root / study.study / "ledger.db")
     with Queue(ledger, root, study, on_event=observer.event) as queue:
+        if ledger.frozen() is None:
+            queue.prepare(len(arms))
+        with offers.kept_ready():
+            findings = preflight.summary(arms, preflight.check(study, arms, offers, root))
+            data_hash = offers.data_hash(origin)
         document = {"study": study.model_dump(mode="json", by_alias=True), "base": offers.base()}
         ledger.freeze(document, offers.code_version(), data_hash)
         preflight.keep(root, study, offers.code_version(), findings)

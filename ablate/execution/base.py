@@ -166,6 +166,8 @@ class WorkerSettings:
     """After so long it leaves by itself, before its scheduler ends it: its trial saves a checkpoint and goes on elsewhere."""
     tasks: int = 1
     """Processes that train a trial together."""
+    trainer: str | None = None
+    """The module of a trainer's callable, imported before the first order comes."""
 
     @staticmethod
     def read(files: WorkerFiles) -> WorkerSettings:

@@ -113,6 +113,7 @@ class Queue:
             {} if study.executor == "slurm" else {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")},
             stay_s=60 * study.slurm.time_min - sbatch.warn_s(study.slurm.time_min) if study.executor == "slurm" else None,
             tasks=study.tasks_per_trial,
+            trainer=None if study.trainer.callable is None else study.trainer.callable.partition(":")[0],
         )
         self._fleet = Fleet(
             directory / "workers", self._executor, self.timing, settings, self._emit, clock, self._slots, Patience.of(study)
@@ -173,6 +174,14 @@ class Queue:
             self._flush_events()
             self._renewal.stop()
             self._lock.release()
+
+    def prepare(self, trials: int) -> None:
+        """Start workers for so many trials to come, so that they import the trainer while something else is looked at.
+
+        A job in a cluster's queue would be taken for a study that may yet prove wrong, so there it does nothing.
+        """
+        if self.study.executor == "local":
+            self._fleet.grow(min(self._workers, trials))
 
     def complete(self, specs: Sequence[TrialSpec], until: int | None = None) -> None:
         """Return when each trial is done or failed for good; accepted results, also another study's, are used as they are.

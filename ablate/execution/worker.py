@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import os
 import signal
@@ -82,6 +83,7 @@ class Worker:
     def work(self) -> None:
         """Work until told to leave, or until the controller is gone."""
         with self._beating():
+            self._import_trainer()
             while not (self.must_leave or self.lease.silence_s > self.settings.lease_s or self.files.leave.exists()):
                 order = self.take()
                 if order is None:
@@ -91,6 +93,12 @@ class Worker:
                     self.finish(order)
                 if self.leader is not None and self.leader.broken:
                     self.files.leave.touch()
+
+    def _import_trainer(self) -> None:
+        """Seconds of imports, now rather than in the first trial; one that fails fails again there, where it is reported."""
+        if self.settings.trainer is not None:
+            with contextlib.suppress(Exception):
+                importlib.import_module(self.settings.trainer)
 
     def end(self, *_: object) -> None:
         """The machine asks the process to end: the trial saves a checkpoint and another worker goes on."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # seconds, which the first optimizer takes otherwise: here a worker spends them before its first trial comes
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
