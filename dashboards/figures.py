@@ -61,10 +61,12 @@ def effects(
     labels = [wrapped(arm["name"]) for arm in ordered]
     positions = _rows([len(lines) for lines in labels])
     figure = go.Figure(layout={"template": "none"})
-    figure.add_vrect(x0=-smallest_effect, x1=smallest_effect, fillcolor=BAND, line_width=0, layer="below")
+    figure.add_vrect(
+        x0=-smallest_effect, x1=smallest_effect, fillcolor=BAND, line_width=0, layer="below", name="smaller than the smallest effect"
+    )
     figure.add_vline(x=0, line={"color": GREY, "width": 1.5})
     for index, (name, difference) in enumerate(references.items()):
-        figure.add_vline(x=difference, line={"color": SKY, "width": 2, "dash": "dash"})
+        figure.add_vline(x=difference, line={"color": SKY, "width": 2, "dash": "dash"}, name=shown(name))
         figure.add_annotation(
             x=difference, y=1, yref="paper", yanchor="bottom", yshift=6 + 14 * index, text=shown(name), showarrow=False, font={"color": SKY}
         )
@@ -161,7 +163,7 @@ def curves(frame: pd.DataFrame, metric: str, arms: Mapping[str, Line], winner: s
         )
     for arm, step in marked.items():
         if arm in arms:
-            figure.add_vline(x=step, line={"color": arms[arm].colour, "dash": "dot", "width": 1})
+            figure.add_vline(x=step, line={"color": arms[arm].colour, "dash": "dot", "width": 1}, name=f"collapse of {shown(arm)}")
     figure.update_layout(height=260, showlegend=False, margin={"l": 56, "r": 8, "t": 8, "b": 44})
     figure.update_xaxes(title="step (optimizer updates)", zeroline=False)
     figure.update_yaxes(title=f"{shown(title(metric))}{_in(metric, br=True)}", zeroline=False)
@@ -197,7 +199,8 @@ def slices(points: Sequence[Mapping[str, Any]], path: str, *, metric: str, thres
 
     figure = go.Figure(layout={"template": "none"})
     if threshold and threshold["low"] is not None and threshold["high"] is not None:
-        figure.add_vrect(x0=threshold["low"], x1=threshold["high"], fillcolor="rgba(0,158,115,0.15)", line_width=0, layer="below")
+        about = {"x0": threshold["low"], "x1": threshold["high"], "name": "about as good"}
+        figure.add_vrect(**about, fillcolor="rgba(0,158,115,0.15)", line_width=0, layer="below")
     measured = [point for point in points if point["objective"] is not None and _is_number(point["levels"].get(path))]
     for feasible, colour, symbol, word in ((True, GREEN, "circle", "guards kept"), (False, VERMILLION, "x", "a guard is broken")):
         some = [point for point in measured if point["feasible"] is feasible]
@@ -207,7 +210,7 @@ def slices(points: Sequence[Mapping[str, Any]], path: str, *, metric: str, thres
         names = [shown(point["name"]) for point in some]
         figure.add_trace(go.Scatter(x=xs, y=ys, text=names, mode="markers", name=word, marker=marker, hovertemplate=hover))
     if threshold and _is_number(threshold["recommended"]):
-        figure.add_vline(x=threshold["recommended"], line={"color": ORANGE, "width": 2.5, "dash": "dash"})
+        figure.add_vline(x=threshold["recommended"], line={"color": ORANGE, "width": 2.5, "dash": "dash"}, name="recommended")
         said = f"recommended {threshold['recommended']:.4g}"
         figure.add_annotation(x=threshold["recommended"], y=1, yref="paper", yanchor="bottom", text=said, showarrow=False)
     figure.update_layout(height=300, showlegend=False, margin={"l": 60, "r": 16, "t": 30, "b": 48})

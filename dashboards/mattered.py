@@ -206,7 +206,7 @@ def points_map(phase: Document, axes: Sequence[str], metric: str) -> Figure:
     spans = {span["name"]: span for span in found["spans"]}
     if found["recommended_levels"]:
         if {x, y} <= spans.keys():
-            box = {"x0": spans[x]["low"], "x1": spans[x]["high"], "y0": spans[y]["low"], "y1": spans[y]["high"]}
+            box = {"name": "about as good", "x0": spans[x]["low"], "x1": spans[x]["high"], "y0": spans[y]["low"], "y1": spans[y]["high"]}
             drawn.add_shape(
                 type="rect", **box, line={"color": BLUE, "width": 2, "dash": "dash"}, fillcolor="rgba(0,114,178,0.08)", layer="below"
             )

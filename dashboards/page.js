@@ -56,9 +56,21 @@
     const count = Math.max(x.length, y.length);
     return Array.from({ length: count }, (_, at) => ({ x: x[at], y: y[at], text: text[at], ...ends("x", at), ...ends("y", at) }));
   };
-  const cell = (value) => (value === undefined || value === null ? "" : /[",\r\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+  // A spreadsheet would take a text that begins so for a formula, and run it.
+  const harmless = (value) => (typeof value === "string" && /^[=+\-@\t\r]/.test(value) && Number.isNaN(Number(value)) ? `'${value}` : value);
+  const cell = (value) => {
+    const text = value === undefined || value === null ? "" : String(harmless(value));
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  // Bands and lines that mean something have a name; along the axis that they cross from end to end they have no place.
+  const rowsOfShape = ({ name, xref, yref, x0, x1, y0, y1 }) => {
+    const along = (key, ref, from, to) => (/domain|paper/.test(ref || "") ? {} : from === to ? { [key]: from } : { [`${key}_low`]: from, [`${key}_high`]: to });
+    return { series: name, ...along("x", xref, x0, x1), ...along("y", yref, y0, y1) };
+  };
   const asRows = (plot) => {
-    const rows = plot._fullData.flatMap((trace) => rowsOf(trace).map((row) => ({ series: trace.name, ...row })));
+    const marks = (plot.layout.shapes || []).filter((shape) => shape.name).map(rowsOfShape);
+    const seriesOf = (trace) => trace._input.name || trace.legendgroup || trace.name;
+    const rows = [...plot._fullData.flatMap((trace) => rowsOf(trace).map((row) => ({ series: seriesOf(trace), ...row }))), ...marks];
     const columns = ["series", "x", "x_low", "x_high", "y", "y_low", "y_high", "value", "text"].filter((name) => rows.some((row) => row[name] !== undefined));
     const lines = [columns, ...rows.map((row) => columns.map((name) => row[name]))].map((line) => line.map(cell).join(","));
     save(new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv" }), `${plot.dataset.figure}.csv`);

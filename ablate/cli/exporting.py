@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ablate.errors import StudyError
 from ablate.proposals import export
 from ablate.results import Results
 from ablate.study import Tune
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 COLUMNS = ("phase", "arm", "verdict", "replicates", "effect", "low", "high", "p_adjusted", "collapse")
 """Of the LaTeX table; the metrics of the study's `columns` follow."""
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell of a spreadsheet begins with to be run."""
 
 
 def tables(runs: Path, study: str, csv: Path | None, latex: Path | None) -> list[Path]:
@@ -26,7 +33,7 @@ def tables(runs: Path, study: str, csv: Path | None, latex: Path | None) -> list
             metrics = [results.study.objective.metric, *results.study.columns]
             frames = {"arms": results.arms(), "trials": results.trials(), "curves": results.curves(list(dict.fromkeys(metrics)))}
             for name, frame in frames.items():
-                frame.to_csv(csv / f"{name}.csv", index=False)
+                harmless(frame).to_csv(csv / f"{name}.csv", index=False)
                 written.append(csv / f"{name}.csv")
         if latex is not None:
             latex.mkdir(parents=True, exist_ok=True)
@@ -39,6 +46,15 @@ def tables(runs: Path, study: str, csv: Path | None, latex: Path | None) -> list
     except OSError as error:
         raise StudyError(study, [f"{error.filename}: expected a folder to write into but got: {error.strerror}."]) from error
     return written
+
+
+def harmless(frame: DataFrame) -> DataFrame:
+    """The same table with a `'` before each text that a spreadsheet would take for a formula, and run."""
+
+    def cell(value: object) -> object:
+        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+    return frame.map(cell).rename(columns=cell)
 
 
 def optuna_studies(runs: Path, study: str, storage: str) -> list[str]:

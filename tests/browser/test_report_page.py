@@ -122,7 +122,10 @@ def test_every_figure_is_saved_as_picture_and_as_rows(page: Any, tmp_path: Path)
     shown = {round(float(x), 9) for trace in data for x in (trace.get("x") or []) if isinstance(x, int | float)}
     assert shown
     assert shown <= {round(float(row["x"]), 9) for row in rows if row["x"]}
-    assert any(row["x_low"] and float(row["x_low"]) < float(row["x"]) < float(row["x_high"]) for row in rows)
+    assert any(row["x_low"] and float(row["x_low"]) < float(row["x"]) < float(row["x_high"]) for row in rows if row["y"])
+    band = next(row for row in rows if row["series"] == "smaller than the smallest effect")
+    assert float(band["x_low"]) == -float(band["x_high"])
+    assert band["y"] == ""
 
 
 def test_every_figure_gives_rows(page: Any) -> None:

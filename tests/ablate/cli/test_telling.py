@@ -10,9 +10,11 @@ from typing import Any
 
 import optuna
 import pytest
+from pandas import DataFrame
 from typer.testing import CliRunner
 
 from ablate.cli import app
+from ablate.cli.exporting import harmless
 from ablate.errors import StudyError
 
 
@@ -62,3 +64,11 @@ def test_tables_and_tuning_phases_are_exported_once_however_often(runs: tuple[Pa
         said("export", study, "--runs", str(root))
     with pytest.raises(StudyError, match="expected an Optuna storage"):
         said("export", study, "--optuna", "nonsense", "--runs", str(root))
+
+
+def test_a_table_for_a_spreadsheet_runs_nothing() -> None:
+    odd = DataFrame({"arm": ["=cmd()", "@x", "+1", "flag=on"], "=metric": [-1.5, 2, None, 0]})
+    found = harmless(odd)
+    assert list(found["arm"]) == ["'=cmd()", "'@x", "'+1", "flag=on"]
+    assert list(found.columns) == ["arm", "'=metric"]
+    assert found["'=metric"].iloc[0] == -1.5
