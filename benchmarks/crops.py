@@ -4,8 +4,8 @@
 
 Ours is the trainer's own stream of batches (crops, ratios by two rules, numbers of augmentation). MONAI and TorchIO choose a centre in the
 foreground, crop scan and mask, and draw again while the ratio is missed. Each in two forms: as documented, a call a scan; and with all that
-depends on the scan alone made beforehand and never again (indices of foreground kept and metadata off in MONAI, a generator never
-closed in TorchIO, which has room for few scans: 270 MB for each and size). Every last visit's crops are checked voxel by voxel. One thread each.
+depends on the scan alone made beforehand and never again (indices of foreground kept and metadata off in MONAI, a generator never closed in
+TorchIO, which has room for few scans: 270 MB for each and size). Every last visit's crops are checked voxel by voxel. One thread each.
 """
 
 from __future__ import annotations

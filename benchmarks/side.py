@@ -45,7 +45,8 @@ class Side:
         Raises:
             RuntimeError: The process ended instead.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
             print(json.dumps(question), file=self._process.stdin, flush=True)
             line = self._process.stdout.readline()
@@ -124,5 +125,5 @@ def ratios(ours: Sequence[Answer], theirs: Sequence[Answer], of: str) -> list[fl
 
 def machine(repetitions: int) -> str:
     """One sentence on where and how a table was measured."""
-    cores, load = os.cpu_count(), os.getloadavg()[0]
-    return f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {cores} cores, load {load:.1f} at the end, {repetitions} alternating repetitions."
+    day, cores, load = time.strftime("%Y-%m-%d"), os.cpu_count(), os.getloadavg()[0]
+    return f"{day}, {platform.machine()}, {cores} cores, load {load:.1f} at the end, {repetitions} alternating repetitions."
