@@ -112,7 +112,8 @@ def step(at: int) -> None:
 def answer(question: dict[str, Any]) -> Answer:
     if "ready" in question:
         crops.update(np.load(Path(asked["folder"]) / "crops.npz"))
-        step(0)
+        for _ in range(3):  # memory is asked for, torch imports its compiler
+            step(0)
         return {"parameters": float(sum(p.numel() for p in student.parameters()))}
     at = iter(range(1, 1 + question["steps"]))
     found = timed(lambda: step(next(at) % len(crops["globals"])), question["steps"])
