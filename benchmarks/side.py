@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -38,6 +39,11 @@ class Side:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
         command = [str(PEERS) if peer else sys.executable, str(ROOT / f"benchmarks/sides/{name}.py"), json.dumps(dict(settings or {}))]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
 
     def ask(self, **question: Any) -> Answer:
         """One measure.
@@ -93,6 +99,18 @@ def timed(work: Callable[[], Any], times: int) -> Answer:
     for _ in range(times):
         work()
     return {"wall_s": (time.perf_counter() - wall) / times, "cpu_s": (time.process_time() - cpu) / times}
+
+
+def timed_with_children(work: Callable[[], Any]) -> Answer:
+    """Seconds of wall and of CPU of one call, its ended child processes included."""
+
+    def cpu() -> float:
+        uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(use.ru_utime + use.ru_stime for use in uses)
+
+    wall, began = time.perf_counter(), cpu()
+    work()
+    return {"wall_s": time.perf_counter() - wall, "cpu_s": cpu() - began}
 
 
 def alternating(sides: Mapping[str, tuple[Side, Mapping[str, Any]]], repetitions: int) -> dict[str, list[Answer]]:
