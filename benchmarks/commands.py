@@ -3,8 +3,8 @@
     PYTHONPATH=. python benchmarks/commands.py [REPETITIONS] [ARMS]
 
 A study of 125 arms with 8 replicates each, 50 points of two curves a trial, is run first (two local workers); its controller's memory is
-taken from that run. Then each command is timed as a whole process, imports included, in turn. The live dashboard is looked at with Chromium,
-page by page. The trainer's memory is that of a trial of `phantom_cpu` alone.
+taken from that run. Then each command is timed as a whole process, imports included, in turn. The live dashboard is looked at with
+Chromium, page by page. The trainer's memory is that of a trial of `phantom_cpu` alone.
 """
 
 from __future__ import annotations
