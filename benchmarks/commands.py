@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -89,7 +88,7 @@ def dashboard_mib(folder: Path) -> float:
         print(f"{len(seen)} pages of the dashboard opened", file=sys.stderr)
         return psutil.Process(process.pid).memory_info().rss / 2**20
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # a job of a background shell ignores Ctrl-C
         process.wait(30)
         if process.stdout is not None:
             process.stdout.close()
