@@ -42,7 +42,17 @@ docs: $(VENV)/.installed-dev
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
 
-bench: $(addprefix bench-,crops overhead scale fleet first_step metric_points step step_floor sequential preflight_ranking)
+BENCHMARKS := crops peer_step indexing commands overhead scale fleet first_step metric_points step step_floor sequential preflight_ranking
+
+bench: $(addprefix bench-,$(BENCHMARKS))
+
+# All together in less than 40 minutes: smaller sizes of what takes longest; alone each runs at its full size (arguments: ARGS="...").
+bench: ARGS_scale = 100 1000
+bench: ARGS_first_step = studies/collapse.yaml 3
+bench: ARGS_step = --repetitions 3 --threads 1
+bench: ARGS_step_floor = --repetitions 3 --steps 30 --threads 1
+bench: ARGS_peer_step = 5 --threads 2 --of 0 2 4 5
+bench: ARGS_sequential = 4000
 
 peers: $(PEERS_VENV)/.installed
 
@@ -52,7 +62,7 @@ $(PEERS_VENV)/.installed: benchmarks/peers.lock
 	touch $@
 
 bench-%: benchmarks/%.py $(VENV)/.installed-dev $(PEERS_VENV)/.installed
-	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python $<
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python benchmarks/keep.py $* $(or $(ARGS),$(ARGS_$*))
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
