@@ -23,7 +23,7 @@ uniform over the positions of greatest ratio that keep the other rules, and is f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -106,9 +106,16 @@ class CropSampler:
         edges = self._edges(seed, step, index)
         coins, sizes = constrained.tolist(), edges.tolist()
         corners, violations = np.empty((2 + locals_, 3), dtype=np.int64), np.zeros(2 + locals_, dtype=bool)
-        corners[0], violations[0] = self._first_global(sizes[0], coins[0], coins[1], stream(seed, step, "crop/global0", index))
-        corners[1], violations[1] = self._second_global(corners[0], sizes[0], sizes[1], coins[1], stream(seed, step, "crop/global1", index))
         boxes: dict[int, _Box] = {}
+        first, second = (stream(seed, step, f"crop/global{view}", index) for view in (0, 1))
+        if c.min_global_overlap <= 0 and coins[0] and coins[1]:
+            boxes = {view: self._anywhere(sizes[view], self._ratio_global, rng) for view, rng in ((0, first), (1, second))}
+            if c.localcrops_subset_of_globalcrops:  # they are parents
+                self._place(boxes, corners, violations)
+                boxes = {}
+        else:
+            corners[0], violations[0] = self._first_global(sizes[0], coins[0], coins[1], first)
+            corners[1], violations[1] = self._second_global(corners[0], sizes[0], sizes[1], coins[1], second)
         for view, parent in enumerate(parents.tolist(), start=2):
             inside = (corners[parent], sizes[parent]) if c.localcrops_subset_of_globalcrops else None
             box = self._local_box(inside, sizes[view], stream(seed, step, f"crop/local{view - 2}", index))
@@ -116,8 +123,7 @@ class CropSampler:
                 boxes[view] = box
             else:
                 corners[view] = box.low + box.stride * one(box.rng, box.steps)
-        for view, (corner, violates) in zip(boxes, self._constrained(list(boxes.values())), strict=True):
-            corners[view], violations[view] = corner, violates
+        self._place(boxes, corners, violations)
         return ScanCrops(corners[:2], corners[2:], parents, edges, violations, constrained)
 
     def _edges(self, seed: int, step: int, index: int) -> Int[np.ndarray, " views"]:
@@ -216,10 +222,14 @@ class CropSampler:
             return _Box(parent[0], np.full(3, parent[1] - size + 1), 1, size, self._ratio_local, rng)
         return _Box(parent[0], self._steps_inside, self._patch, size, self._ratio_local, rng)
 
-    def _constrained(self, boxes: Sequence[_Box]) -> list[tuple[Int[np.ndarray, "3"], bool]]:
-        """Each uniform over its box where its ratio holds; else over its greatest ratio, flagged. Boxes of one stride."""
-        if not boxes:
-            return []
+    def _place(self, views: Mapping[int, _Box], corners: Int[np.ndarray, "n 3"], violations: Bool[np.ndarray, " n"]) -> None:
+        """Corners of these views, each uniform over its box where the ratio holds; else over its greatest ratio, flagged.
+
+        Boxes of one stride: what holds in their first proposals is asked at once.
+        """
+        if not views:
+            return
+        boxes = list(views.values())
         stride = boxes[0].stride
         lows, rooms = np.array([box.low for box in boxes])[:, None], np.array([box.steps for box in boxes])
         sizes, ratios = np.array([box.size for box in boxes]), np.array([box.ratio for box in boxes])[:, None]
@@ -229,7 +239,8 @@ class CropSampler:
             return np.asarray(counts / (sizes**3)[:, None] >= ratios)
 
         found = reject_each([box.rng for box in boxes], rooms, accept, lambda row: self._holds(boxes[row]))
-        return [self._settled(box, at) for box, at in zip(boxes, found, strict=True)]
+        for view, box, at in zip(views, boxes, found, strict=True):
+            corners[view], violations[view] = self._settled(box, at)
 
     def _constrained_one(self, box: _Box) -> tuple[Int[np.ndarray, "3"], bool]:
         return self._settled(box, reject(box.rng, box.steps, self._holds(box)))
