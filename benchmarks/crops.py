@@ -28,9 +28,9 @@ PEERS = {
     "MONAI RandWeightedCropd": ("crops_monai", {"form": "RandWeightedCropd", "visits": 1}),
     "TorchIO LabelSampler": ("crops_torchio", {"form": "LabelSampler", "kept_open": False, "visits": 2}),
     "TorchIO WeightedSampler": ("crops_torchio", {"form": "WeightedSampler", "kept_open": False, "visits": 2}),
-    "MONAI RandCropByPosNegLabeld, indices kept": ("crops_monai", {"form": "RandCropByPosNegLabeld, indices kept", "visits": 20}),
-    "TorchIO LabelSampler, never closed": ("crops_torchio", {"form": "LabelSampler", "kept_open": True, "visits": 20}),
-    "TorchIO WeightedSampler, never closed": ("crops_torchio", {"form": "WeightedSampler", "kept_open": True, "visits": 20}),
+    "MONAI RandCropByPosNegLabeld, indices kept": ("crops_monai", {"form": "RandCropByPosNegLabeld, indices kept", "visits": 60}),
+    "TorchIO LabelSampler, never closed": ("crops_torchio", {"form": "LabelSampler", "kept_open": True, "visits": 60}),
+    "TorchIO WeightedSampler, never closed": ("crops_torchio", {"form": "WeightedSampler", "kept_open": True, "visits": 60}),
 }
 
 
@@ -40,7 +40,7 @@ def scan(folder: Path) -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.strip()
 
 
-def measure(folder: Path, sizes: tuple[int, int], repetitions: int, *, visits: int = 160, peers: bool = True) -> dict[str, list[Answer]]:
+def measure(folder: Path, sizes: tuple[int, int], repetitions: int, *, visits: int = 800, peers: bool = True) -> dict[str, list[Answer]]:
     """Seconds a crop, wall and CPU, and violations, by who."""
     settings = {"folder": str(folder), "global": sizes[0], "local": sizes[1], "ratio": RATIO}
     with ExitStack() as stack:
