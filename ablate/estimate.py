@@ -112,8 +112,9 @@ def _measured(path: Path, root: Path) -> Iterator[tuple[float, dict[str, object]
     ledger = Ledger(path, read_only=True)
     try:
         done = [record for record in ledger.trials({TrialState.DONE}) if record.attempts > 0][-LOOKED_AT:]
+        attempts = ledger.attempts_of([record.signature for record in done])
         for record in done:
-            seconds = sum(attempt.seconds or 0.0 for attempt in ledger.attempts(record.signature))
+            seconds = sum(attempt.seconds or 0.0 for attempt in attempts[record.signature])
             try:
                 config = json.loads(TrialFiles(root, record.signature).spec.read_text())["config"]
             except (OSError, ValueError, KeyError):
