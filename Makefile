@@ -61,7 +61,9 @@ $(PEERS_VENV)/.installed: benchmarks/peers.lock
 	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.lock
 	touch $@
 
-bench-%: benchmarks/%.py $(VENV)/.installed-dev $(PEERS_VENV)/.installed
+bench-crops bench-peer_step bench-indexing bench-overhead: $(PEERS_VENV)/.installed
+
+bench-%: benchmarks/%.py $(VENV)/.installed-dev
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python benchmarks/keep.py $* $(or $(ARGS),$(ARGS_$*))
 
 $(VENV)/.installed: pyproject.toml requirements.lock
