@@ -3,12 +3,14 @@
 # `make test-slow` runs what takes minutes, `make test-slurm` what needs a real Slurm (Debian: munge slurmctld
 # slurmd slurm-client slurmdbd mariadb-server; without them its tests are skipped, or fail where ABLATE_NEEDS_SLURM is set);
 # `.ci/run` runs everything.
-# `make bench` runs all benchmarks one after the other, `make bench-NAME` one (benchmarks/README.md).
+# `make bench` runs all benchmarks one after the other, `make bench-NAME` one (benchmarks/README.md); MONAI, TorchIO and others that ours
+# are compared with get an environment of their own, PEERS_VENV.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+export PEERS_VENV ?= $(CURDIR)/.venv-peers
 
-.PHONY: run test test-slow test-slurm check lint types imports docs docs-serve bench clean
+.PHONY: run test test-slow test-slurm check lint types imports docs docs-serve bench peers clean
 
 run: $(VENV)/.installed
 	$(BIN)/ablate run studies/collapse.yaml
@@ -40,10 +42,29 @@ docs: $(VENV)/.installed-dev
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
 
-bench: $(addprefix bench-,overhead scale fleet first_step metric_points step step_floor sequential preflight_ranking)
+BENCHMARKS := crops peer_step indexing commands overhead scale fleet first_step metric_points step step_floor sequential preflight_ranking
+
+bench: $(addprefix bench-,$(BENCHMARKS))
+
+# All together in less than 40 minutes: smaller sizes of what takes longest; alone each runs at its full size (arguments: ARGS="...").
+bench: ARGS_scale = 100 1000
+bench: ARGS_first_step = studies/collapse.yaml 3
+bench: ARGS_step = --repetitions 3 --threads 1
+bench: ARGS_step_floor = --repetitions 3 --steps 30 --threads 1
+bench: ARGS_peer_step = 5 --threads 2 --of 0 2 4 5
+bench: ARGS_sequential = 4000
+
+peers: $(PEERS_VENV)/.installed
+
+$(PEERS_VENV)/.installed: benchmarks/peers.lock
+	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.lock
+	touch $@
+
+bench-crops bench-peer_step bench-indexing bench-overhead: $(PEERS_VENV)/.installed
 
 bench-%: benchmarks/%.py $(VENV)/.installed-dev
-	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python $<
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python benchmarks/keep.py $* $(or $(ARGS),$(ARGS_$*))
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

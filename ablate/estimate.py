@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablate.errors import LedgerError, OverBudget, TrainerError
 from ablate.execution.slots import Slots
-from ablate.ledger import Ledger, Used
+from ablate.ledger import Used
 from ablate.offers import Offers
 from ablate.plan import Plan
 from ablate.study import Study, Trainer
 from ablate.trial import TrialFiles, TrialState, write_atomic
+
+if TYPE_CHECKING:
+    from ablate.ledger import Ledger
 
 ENOUGH = 5
 """Trials of this study from which their own spread says how uncertain a time is."""
@@ -109,11 +112,14 @@ def _ratios(study: Study, offers: Offers, root: Path, name: str) -> list[float]:
 
 
 def _measured(path: Path, root: Path) -> Iterator[tuple[float, dict[str, object]]]:
+    from ablate.ledger import Ledger
+
     ledger = Ledger(path, read_only=True)
     try:
         done = [record for record in ledger.trials({TrialState.DONE}) if record.attempts > 0][-LOOKED_AT:]
+        attempts = ledger.attempts_of([record.signature for record in done])
         for record in done:
-            seconds = sum(attempt.seconds or 0.0 for attempt in ledger.attempts(record.signature))
+            seconds = sum(attempt.seconds or 0.0 for attempt in attempts[record.signature])
             try:
                 config = json.loads(TrialFiles(root, record.signature).spec.read_text())["config"]
             except (OSError, ValueError, KeyError):
@@ -130,6 +136,8 @@ def _others(study: Study, offers: Offers, root: Path) -> list[str]:
     for path in sorted(root.glob("*/ledger.db"), key=lambda one: one.stat().st_mtime, reverse=True):
         if path.parent.name == study.study:
             continue
+        from ablate.ledger import Ledger
+
         try:
             ledger = Ledger(path, read_only=True)
             frozen = ledger.frozen()
@@ -220,6 +228,8 @@ def estimate(study: Study, offers: Offers, plan: Plan, root: Path, pilot_s: floa
     trials, used = plan.trials_at_most, Used(0, 0.0, frozenset())
     path = root / study.study / "ledger.db"
     if path.exists():
+        from ablate.ledger import Ledger
+
         ledger = Ledger(path, read_only=True)
         try:
             used, trials = ledger.used(), _to_come(plan, ledger)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ablate.ledger import Ledger
 from ablate.study import Objective, Phase, Study, Trainer
 from ablate.trial import TrialSpec, signature_of
@@ -43,3 +45,11 @@ def specs(first: int, count: int, points: int = 0) -> list[TrialSpec]:
 def open_ledger(root: Path, name: str) -> Ledger:
     """The ledger of the study in this `runs` folder."""
     return Ledger(root / name / "ledger.db")
+
+
+def noisy(config: Mapping[str, Any], run: Any) -> dict[str, float]:
+    """Report 50 points of two curves and a score that grows with `x`, with noise of the seed and of the arm."""
+    noise = np.random.default_rng([int(config["seed"]), int(config["x"])]).normal(size=51)
+    for step in range(50):
+        run.report(step, {"train/loss": 1.0 / (step + 1) + 0.01 * noise[step], "train/score": 0.1 * noise[step]})
+    return {"probe/total": float(config["seed"] % 3) + 0.02 * config["x"] + 0.1 * noise[-1]}

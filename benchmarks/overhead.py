@@ -3,7 +3,8 @@
     PYTHONPATH=. python benchmarks/overhead.py [TRIALS] [REPETITIONS]
 
 Wall time / trials with two slots; for us up to the committed ledger, workers warm. Peers run a smaller, stated number of trials: Hydra's
-basic launcher (one process, one job after the other), submitit local (one job a trial, two at a time), Optuna with SQLite (two threads).
+basic launcher (one process, one job after the other) and its joblib launcher (two processes), submitit local (one job a trial, two at a
+time), Optuna with SQLite (two threads), Ray Tune (two CPUs; Ray started and two trials run beforehand).
 Repetitions alternate between all of them. CPU time is that of this process and the children that have ended.
 """
 
@@ -22,10 +23,13 @@ from pathlib import Path
 
 from ablate.execution.pool import Queue
 from benchmarks.nothing import open_ledger, specs, study
+from benchmarks.side import PEERS, have_peers
 
 ROOT = Path(__file__).resolve().parents[1]
 WARM = 20
 PEER_TRIALS = {"Hydra basic multirun": 50, "submitit local": 6, "Optuna + SQLite": 100}
+FAR_TRIALS = {"Hydra joblib launcher": 50, "Ray Tune": 10}
+"""Those of the peers' environment (`make peers`); left out where it does not stand."""
 
 HYDRA = """
 import sys, hydra
@@ -56,7 +60,7 @@ def ours(trials: int, folder: Path) -> float:
     return seconds / trials
 
 
-def hydra(trials: int, folder: Path) -> float:
+def hydra(trials: int, folder: Path, python: str = sys.executable, *launcher: str) -> float:
     """Seconds a job: a sweep of many less a sweep of one, so that start and imports are not counted."""
     script = folder / "app.py"
     script.write_text(HYDRA, encoding="utf-8")
@@ -65,7 +69,7 @@ def hydra(trials: int, folder: Path) -> float:
     def run(count: int) -> float:
         seeds = ",".join(str(seed) for seed in range(count))
         began = time.perf_counter()
-        command = [sys.executable, str(script), "-m", f"+seed={seeds}", f"hydra.sweep.dir={outputs / str(count)}"]
+        command = [python, str(script), "-m", f"+seed={seeds}", f"hydra.sweep.dir={outputs / str(count)}", *launcher]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         return time.perf_counter() - began
 
@@ -101,20 +105,39 @@ def optuna_sqlite(trials: int, folder: Path) -> float:
     return (time.perf_counter() - began) / trials
 
 
+def hydra_joblib(trials: int, folder: Path) -> float:
+    """The same in two processes."""
+    return hydra(trials, folder, str(PEERS), "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+
+def ray_tune(trials: int, folder: Path) -> float:
+    """Seconds a trial, two at a time."""
+    command = [str(PEERS), str(ROOT / "benchmarks/sides/ray_tune.py"), str(trials), str(folder)]
+    done = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8")
+    return float(done.stdout.split()[-1]) / trials
+
+
 def cpu_s() -> float:
     """CPU seconds of this process and its ended children."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
+def everyone() -> dict[str, int]:
+    """Trials of each peer that can be run here."""
+    return PEER_TRIALS | (FAR_TRIALS if have_peers() else {})
+
+
 def measure(trials: int, repetitions: int, peers: dict[str, int] | None = None) -> dict[str, list[tuple[float, float]]]:
     """Seconds of wall and of CPU a trial, by who, one pair a repetition; who runs first rotates."""
-    counts = PEER_TRIALS if peers is None else peers
+    counts = everyone() if peers is None else peers
     calls: dict[str, Callable[[int, Path], float]] = {
         "ablate": ours,
         "Hydra basic multirun": hydra,
         "submitit local": submitit_local,
         "Optuna + SQLite": optuna_sqlite,
+        "Hydra joblib launcher": hydra_joblib,
+        "Ray Tune": ray_tune,
     }
     who = [name for name in calls if name == "ablate" or name in counts]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in who}
@@ -140,7 +163,7 @@ def main() -> None:
     for name, rows in found.items():
         walls, cpus = [1000 * wall for wall, _ in rows], [1000 * cpu for _, cpu in rows]
         middle = statistics.median(walls)
-        count = trials if name == "ablate" else PEER_TRIALS[name]
+        count = trials if name == "ablate" else everyone()[name]
         spread = f"{min(walls):.1f} to {max(walls):.1f}"
         print(f"| {name} | {count} | {middle:.1f} ({spread}) | {statistics.median(cpus):.1f} | {middle / 1000 / base:.1f} |")
 

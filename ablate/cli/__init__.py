@@ -123,7 +123,6 @@ def plan(
     from ablate import preflight
     from ablate.cli.tables import print_plan
     from ablate.estimate import estimate, keep_pilot
-    from ablate.execution.pilot import pilot
     from ablate.foresight import foresight
     from ablate.loading import load
     from ablate.offers import Offers
@@ -132,8 +131,11 @@ def plan(
     loaded = load(Path(study), overrides or [])
     offers = Offers(loaded.trainer)
     planned = plan_study(loaded, offers)
-    timed = pilot(loaded, offers, setting=pilot_steps) if with_pilot else None
-    if timed is not None:
+    timed = None
+    if with_pilot:
+        from ablate.execution.pilot import pilot
+
+        timed = pilot(loaded, offers, setting=pilot_steps)
         keep_pilot(loaded, offers, runs, timed.trial_s)
     document = planned.document() | {"estimate": estimate(loaded, offers, planned, runs).document()}
     document["pilot"] = None if timed is None else {**asdict(timed), "said": timed.said}

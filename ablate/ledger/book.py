@@ -244,6 +244,15 @@ class Ledger:
         with self._reading() as connection:
             return [_attempt(row) for row in connection.execute(query)]
 
+    def attempts_of(self, signatures: Sequence[str]) -> dict[str, list[AttemptRecord]]:
+        """The same of several trials at once."""
+        found: dict[str, list[AttemptRecord]] = {signature: [] for signature in signatures}
+        query = select(tables.attempts).where(tables.attempts.c.signature.in_(signatures)).order_by(tables.attempts.c.number)
+        with self._reading() as connection:
+            for row in connection.execute(query):
+                found[row.signature].append(_attempt(row))
+        return found
+
     def start_attempt(self, signature: str, worker: str, number: int | None = None, *, gpus: float = 0.0) -> int:
         """Begin the next attempt, which from now on is the only one accepted.
 

@@ -71,11 +71,7 @@ class Offers:
         Raises:
             TrainerError: The schema does not know the preset.
         """
-        values: Config = dict(_plain_values(self._preset)) if self._schema else {}
-        if not self._schema and self.trainer.preset is not None:
-            values["preset"] = self.trainer.preset
-        values |= program.base_of(self.trainer) or {}
-        return self._coerced(merge(values, self.trainer.set))
+        return merge(self._base, {})
 
     def setting_types(self) -> Mapping[str, SettingType] | None:
         """Dotted path to what each setting takes; none without a schema, or a command's base."""
@@ -109,7 +105,8 @@ class Offers:
 
     def config(self, levels: Mapping[str, Level], replicate: int) -> Config:
         """The whole config of a trial: base, levels at their paths, the replicate's seed."""
-        return self._coerced(merge(self.base(), {**levels, self.trainer.seed_key: replicate}))
+        changes = {**levels, self.trainer.seed_key: replicate}
+        return self._coerced(merge(self._base, changes), of=merge({}, changes))
 
     def inert(self, config: Mapping[str, object]) -> tuple[str, ...]:
         """Settings without effect under the others; the seed does not matter to it."""
@@ -261,6 +258,14 @@ class Offers:
         return instance
 
     @functools.cached_property
+    def _base(self) -> Config:
+        values: Config = dict(_plain_values(self._preset)) if self._schema else {}
+        if not self._schema and self.trainer.preset is not None:
+            values["preset"] = self.trainer.preset
+        values |= program.base_of(self.trainer) or {}
+        return self._coerced(merge(values, self.trainer.set))
+
+    @functools.cached_property
     def _types(self) -> dict[str, SettingType]:
         base = program.base_of(self.trainer)
         return dict(setting_types(self._preset)) if base is None else program.setting_types(base, self.trainer.seed_key)
@@ -287,11 +292,13 @@ class Offers:
             return program.code_version(self.trainer)
         return sources.version(self.trainer.callable.partition(":")[0])
 
-    def _coerced(self, config: Config) -> Config:
+    def _coerced(self, config: Config, of: Config | None = None) -> Config:
+        """Values as the trainer reads them, of these paths only (none: of all)."""
         types_ = self.setting_types()
         if types_ is None:
             return config
-        return merge(config, {path: types_[path].coerce(value) for path, value in flatten(config) if path in types_})
+        given = flatten(config if of is None else of)
+        return merge(config, {path: types_[path].coerce(value) for path, value in given if path in types_})
 
     def _without_seed(self, config: Mapping[str, object]) -> Config:
         return merge(config, {self.trainer.seed_key: 0})

@@ -137,7 +137,7 @@ def test_planning_imports_nothing_heavy_and_starts_nothing(tmp_path: Path) -> No
         "import sys, json; from pathlib import Path\n"
         "from ablate.loading import load; from ablate.offers import Offers; from ablate.plan import plan\n"
         f"study = load(Path({str(COLLAPSE)!r})); plan(study, Offers(study.trainer)).document()\n"
-        "heavy = ('torch', 'numpy', 'optuna', 'mlflow', 'pandas', 'scipy', 'submitit', 'sqlalchemy')\n"
+        "heavy = ('torch', 'numpy', 'optuna', 'mlflow', 'pandas', 'scipy', 'submitit', 'sqlalchemy', 'hydra')\n"
         "print(json.dumps([m for m in heavy if m in sys.modules]))"
     )
     begin = time.monotonic()

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from benchmarks import metric_points, overhead
+from benchmarks import crops, indexing, metric_points, overhead, peer_step
+from benchmarks.side import have_peers
+from trainer.config import from_mapping
+from trainer.data import foreground_mask, load_scans
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
 
@@ -19,3 +31,48 @@ def test_a_trial_costs_much_less_than_a_submitit_job() -> None:
 def test_points_reach_mlflow_much_faster_than_one_by_one() -> None:
     found = metric_points.rates(3000)
     assert found["ablate"] > 5 * found["log_metric, one by one"]
+
+
+def test_crops_hold_their_ratio_and_cost_few_times_their_copying(tmp_path: Path) -> None:
+    voxels = load_scans(from_mapping({"data.phantom.size_voxels": 96, "data.phantom.scans": 3}))[0].voxels
+    np.save(tmp_path / "scan.npy", voxels)
+    np.save(tmp_path / "mask.npy", foreground_mask(voxels, "body", -500.0).view(np.uint8))
+    found = crops.measure(tmp_path, (48, 24), 3, visits=80, peers=have_peers())
+    assert not any(one["violations"] for one in found[crops.OURS])
+    ours = statistics.median(one["cpu_s"] for one in found[crops.OURS])
+    assert ours < 25 * statistics.median(one["cpu_s"] for one in found[crops.FLOOR])
+    peers = [statistics.median(one["cpu_s"] for one in found[name]) for name in crops.PEERS if name in found]
+    assert all(2 * ours < one for one in peers)
+
+
+def test_a_step_reaches_much_of_the_machines_product_rate() -> None:
+    found = peer_step.measure(peer_step.Case("phantom_cpu", 32, 4, 4), 1, 3, peers=have_peers())
+    assert statistics.median(one["flops"] / one["cpu_s"] / one["rate"] for one in found["ours"]) > 0.2
+    if "MONAI" in found:
+        ours, theirs = (statistics.median(one["cpu_s"] for one in found[name]) for name in ("ours", "MONAI"))
+        assert ours < theirs
+
+
+def test_a_second_look_at_scans_reads_none_of_them(tmp_path: Path) -> None:
+    indexing.scans(tmp_path, 12)
+    found = indexing.measure(tmp_path, 1, peers=have_peers())
+    first, again = (found["ablate's trainer"][which][0] for which in ("first", "again"))
+    assert 4 * again["cpu_s"] < first["cpu_s"]
+    if have_peers():
+        assert first["cpu_s"] < found["MONAI PersistentDataset"]["first"][0]["cpu_s"]
+
+
+def cpu_s(*command: str) -> float:
+    """CPU seconds of `python -m ...`, the least of three."""
+    seconds = []
+    for _ in range(3):
+        before = os.times()
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=environment)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    return min(seconds)
+
+
+def test_a_plan_costs_few_times_its_help() -> None:
+    assert cpu_s("ablate", "plan", "studies/collapse.yaml") < 8 * cpu_s("ablate", "--help")

@@ -19,6 +19,7 @@ def test_the_four_presets_are_there() -> None:
 @pytest.mark.parametrize("name", presets())
 def test_a_preset_composes_and_its_header_says_command_memory_and_time(name: str) -> None:
     config = compose([f"preset={name}"])
+    assert schema(name) == config
     validate(config)
     assert config.preset == name
     header = [line for line in (PRESETS / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
@@ -26,6 +27,14 @@ def test_a_preset_composes_and_its_header_says_command_memory_and_time(name: str
     assert all(f"# {word}: " in text or f" {word}: " in text for word in ("Command", "Memory", "Time"))
     assert f"preset={name}" in text
     assert config.expected_trial_s is not None or "Time: not measured" in text
+
+
+def test_what_is_changed_in_a_preset_changes_no_other_copy() -> None:
+    changed = schema("ct_gpu")
+    changed.measure.rungs.append(1.0)
+    changed.crops.local_crops = 0
+    assert schema("ct_gpu") == compose(["preset=ct_gpu"]) != changed
+    assert schema() == compose([])
 
 
 @pytest.mark.parametrize("name", GPU)

@@ -240,7 +240,7 @@ class _Source:
     ) -> Int16[np.ndarray, "batch views 1 depth height width"]:
         images = np.empty((*corners.shape[:2], 1, size, size, size), dtype=np.int16)
         for views, scan, at, spans in zip(images, order.tolist(), corners.tolist(), edges.tolist(), strict=True):
-            voxels = self._scans[scan].voxels
+            voxels = np.asarray(self._scans[scan].voxels)  # slices of a map's own class cost more than small crops
             for image, (d, h, w), edge in zip(views, at, spans, strict=True):
                 crop = voxels[d : d + edge, h : h + edge, w : w + edge]
                 image[0] = crop if edge == size else resized(crop, size)

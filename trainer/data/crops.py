@@ -23,8 +23,9 @@ uniform over the positions of greatest ratio that keep the other rules, and is f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -33,13 +34,24 @@ from trainer.config import Crops, ratio_global, ratio_local
 from trainer.data.boxes import greatest_iou, iou, overlaps, reach
 from trainer.data.foreground import Foreground
 from trainer.data.streams import stream
-from trainer.data.uniform import one, pick, reject
+from trainer.data.uniform import Accept, one, pick, reject, reject_each
 
 _PARTNER_SEARCHES = 16  # neighbourhoods searched one by one before the map of all of them is cheaper
 SPREAD = np.linspace(0, 1, 5)
 """Shares of a range of scales at which positions are counted where all of them would take too long."""
 
 Corners = Int[np.ndarray, "n 3"]
+
+
+class _Box(NamedTuple):
+    """Where a crop may lie: low + stride * {0 .. steps - 1}, and what it draws from."""
+
+    low: Int[np.ndarray, "3"]
+    steps: Int[np.ndarray, "3"]
+    stride: int
+    size: int
+    ratio: float
+    rng: np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -94,12 +106,24 @@ class CropSampler:
         edges = self._edges(seed, step, index)
         coins, sizes = constrained.tolist(), edges.tolist()
         corners, violations = np.empty((2 + locals_, 3), dtype=np.int64), np.zeros(2 + locals_, dtype=bool)
-        corners[0], violations[0] = self._first_global(sizes[0], coins[0], coins[1], stream(seed, step, "crop/global0", index))
-        corners[1], violations[1] = self._second_global(corners[0], sizes[0], sizes[1], coins[1], stream(seed, step, "crop/global1", index))
-        for view in range(locals_):
-            parent = (corners[parents[view]], sizes[parents[view]]) if c.localcrops_subset_of_globalcrops else None
-            rng = stream(seed, step, f"crop/local{view}", index)
-            corners[2 + view], violations[2 + view] = self._local(parent, sizes[2 + view], coins[2 + view], rng)
+        boxes: dict[int, _Box] = {}
+        first, second = (stream(seed, step, f"crop/global{view}", index) for view in (0, 1))
+        if c.min_global_overlap <= 0 and coins[0] and coins[1]:
+            boxes = {view: self._anywhere(sizes[view], self._ratio_global, rng) for view, rng in ((0, first), (1, second))}
+            if c.localcrops_subset_of_globalcrops:  # they are parents
+                self._place(boxes, corners, violations)
+                boxes = {}
+        else:
+            corners[0], violations[0] = self._first_global(sizes[0], coins[0], coins[1], first)
+            corners[1], violations[1] = self._second_global(corners[0], sizes[0], sizes[1], coins[1], second)
+        for view, parent in enumerate(parents.tolist(), start=2):
+            inside = (corners[parent], sizes[parent]) if c.localcrops_subset_of_globalcrops else None
+            box = self._local_box(inside, sizes[view], stream(seed, step, f"crop/local{view - 2}", index))
+            if coins[view]:
+                boxes[view] = box
+            else:
+                corners[view] = box.low + box.stride * one(box.rng, box.steps)
+        self._place(boxes, corners, violations)
         return ScanCrops(corners[:2], corners[2:], parents, edges, violations, constrained)
 
     def _edges(self, seed: int, step: int, index: int) -> Int[np.ndarray, " views"]:
@@ -151,7 +175,7 @@ class CropSampler:
     def _first_global(self, size: int, must: bool, partner_must: bool, rng: np.random.Generator) -> tuple[Int[np.ndarray, "3"], bool]:
         room = self._room(size)
         if must:
-            return self._constrained_in_box(np.zeros(3, dtype=np.int64), room, 1, size, self._ratio_global, rng)
+            return self._constrained_one(self._anywhere(size, self._ratio_global, rng))
         scaled = self._crops.global_scale_mm is not None
         if not partner_must or scaled or self._crops.min_global_overlap <= 0 or not self._any_global_feasible():
             # The last case: no partner anywhere. The first crop is free all the same; the second one takes the violation.
@@ -167,7 +191,7 @@ class CropSampler:
         room, ratio, overlap = self._room(size), self._ratio_global, self._overlap(first_size, size)
         if overlap <= 0:
             if must:
-                return self._constrained_in_box(np.zeros(3, dtype=np.int64), room, 1, size, ratio, rng)
+                return self._constrained_one(self._anywhere(size, ratio, rng))
             return one(rng, room), False
 
         def accept(corners: Corners) -> Bool[np.ndarray, " n"]:
@@ -188,24 +212,46 @@ class CropSampler:
             return low + pick(holds, rng), False
         return low + pick(counts == counts.max(), rng), True
 
-    def _local(
-        self, parent: tuple[Int[np.ndarray, "3"], int] | None, size: int, must: bool, rng: np.random.Generator
-    ) -> tuple[Int[np.ndarray, "3"], bool]:
-        if parent is None:
-            low, steps, stride = np.zeros(3, dtype=np.int64), self._room(size), 1
-        elif self._scaled:
-            low, steps, stride = parent[0], np.full(3, parent[1] - size + 1), 1
-        else:
-            low, steps, stride = parent[0], self._steps_inside, self._patch
-        if must:
-            return self._constrained_in_box(low, steps, stride, size, self._ratio_local, rng)
-        return low + stride * one(rng, steps), False
+    def _anywhere(self, size: int, ratio: float, rng: np.random.Generator) -> _Box:
+        return _Box(np.zeros(3, dtype=np.int64), self._room(size), 1, size, ratio, rng)
 
-    def _constrained_in_box(
-        self, low: Int[np.ndarray, "3"], steps: Int[np.ndarray, "3"], stride: int, size: int, ratio: float, rng: np.random.Generator
-    ) -> tuple[Int[np.ndarray, "3"], bool]:
-        """Uniform over low + stride * {0 .. steps - 1} where the ratio holds; else over its greatest ratio, flagged."""
-        found = reject(rng, steps, lambda at: self._foreground.counts(low + stride * at, size) / size**3 >= ratio)
+    def _local_box(self, parent: tuple[Int[np.ndarray, "3"], int] | None, size: int, rng: np.random.Generator) -> _Box:
+        if parent is None:
+            return self._anywhere(size, self._ratio_local, rng)
+        if self._scaled:
+            return _Box(parent[0], np.full(3, parent[1] - size + 1), 1, size, self._ratio_local, rng)
+        return _Box(parent[0], self._steps_inside, self._patch, size, self._ratio_local, rng)
+
+    def _place(self, views: Mapping[int, _Box], corners: Int[np.ndarray, "n 3"], violations: Bool[np.ndarray, " n"]) -> None:
+        """Corners of these views, each uniform over its box where the ratio holds; else over its greatest ratio, flagged.
+
+        Boxes of one stride: what holds in their first proposals is asked at once.
+        """
+        if not views:
+            return
+        boxes = list(views.values())
+        stride = boxes[0].stride
+        lows, rooms = np.array([box.low for box in boxes])[:, None], np.array([box.steps for box in boxes])
+        sizes, ratios = np.array([box.size for box in boxes]), np.array([box.ratio for box in boxes])[:, None]
+
+        def accept(at: Int[np.ndarray, "boxes n 3"]) -> Bool[np.ndarray, "boxes n"]:
+            counts = self._foreground.counts((lows + stride * at).reshape(-1, 3), sizes.repeat(at.shape[1])).reshape(at.shape[:2])
+            return np.asarray(counts / (sizes**3)[:, None] >= ratios)
+
+        found = reject_each([box.rng for box in boxes], rooms, accept, lambda row: self._holds(boxes[row]))
+        for view, box, at in zip(views, boxes, found, strict=True):
+            corners[view], violations[view] = self._settled(box, at)
+
+    def _constrained_one(self, box: _Box) -> tuple[Int[np.ndarray, "3"], bool]:
+        return self._settled(box, reject(box.rng, box.steps, self._holds(box)))
+
+    def _holds(self, box: _Box) -> Accept:
+        low, stride, size, ratio = box.low, box.stride, box.size, box.ratio
+        return lambda at: np.asarray(self._foreground.counts(low + stride * at, size) / size**3 >= ratio)
+
+    def _settled(self, box: _Box, found: Int[np.ndarray, "3"] | None) -> tuple[Int[np.ndarray, "3"], bool]:
+        """The corner found by proposals; by enumeration where they were in vain."""
+        low, steps, stride, size, ratio, rng = box
         if found is not None:
             return low + stride * found, False
         counts = self._foreground.count_map(size, low, tuple((steps - 1) * stride + 1))[::stride, ::stride, ::stride]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int16, Int64, Shaped
+from jaxtyping import Int16, Int64, Shaped
 
 from trainer.config import Data
 from trainer.data.cache import Cache, Kept, cache_of
@@ -26,6 +26,8 @@ VERSION = 2
 """Goes into the cache's keys and the data hash: raise it whenever a voxel changes."""
 
 LOWEST_HU, HIGHEST_HU = -1024, 3071
+_COUNTED_VOXELS = 1 << 19
+"""Voxels counted at once: far more than there are values, as each count begins with a row of zeros for all values."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,11 @@ def _read_into(cache: Cache, key: str, contents: str, source: Source, data: Data
         raise DataError([f"{source.files[0]}: {verdict.problem}"])
     spacing = native if data.spacing_mm is None else (data.spacing_mm,) * 3
     d, h, w = (resampled_size(n, old, new) for n, old, new in zip(shape, native, spacing, strict=True))
-    cache.keep_array(f"{key}.npy", (d, h, w), np.int16, _planes(found, turn, data.spacing_mm))
     values, grid = np.flatnonzero(counts) - 32768, found.grid
+    # Counts are of rounded values: they say that nothing needs clamping only where values are whole.
+    whole = found.values.dtype.kind in "iu" and (found.slope, found.intercept) == (1.0, 0.0)
+    clamps = not (whole and values[0] >= LOWEST_HU and values[-1] <= HIGHEST_HU)
+    cache.keep_array(f"{key}.npy", (d, h, w), np.int16, _planes(found, turn, data.spacing_mm, clamps))
     del found  # the labels have the room of the scan
     masks = read_masks(source, grid, data.spacing_mm) if source.labels else None
     if masks is not None:
@@ -167,29 +172,33 @@ def _read_into(cache: Cache, key: str, contents: str, source: Source, data: Data
 
 
 def _counts(found: Image, source: Source) -> Int64[np.ndarray, "65536"]:
-    counts = value_counts(_hu(found, plane) for plane in found.values)
+    thick = max(1, _COUNTED_VOXELS // max(1, found.values[0].size))
+    counts = value_counts(_hu(found, found.values[at : at + thick]) for at in range(0, len(found.values), thick))
     if counts is None:
         raise DataError([f"{source.files[0]}: expected finite values but got NaN or infinity. Export the volume again."])
     return counts
 
 
-def _hu(found: Image, plane: Shaped[np.ndarray, "a b"]) -> Shaped[np.ndarray, "a b"]:
-    """HU of a plane, nothing computed where the file stores them."""
+def _hu(found: Image, plane: Shaped[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
+    """HU of planes, nothing computed where the file stores them."""
     if (found.slope, found.intercept) != (1.0, 0.0):
         return np.asarray(plane.astype(np.float32) * np.float32(found.slope) + np.float32(found.intercept))
     return plane if plane.dtype.isnative else plane.astype(plane.dtype.newbyteorder("="))
 
 
-def _planes(found: Image, turn: Turn, spacing_mm: float | None) -> Iterator[Int16[np.ndarray, "height width"]]:
+def _planes(found: Image, turn: Turn, spacing_mm: float | None, clamps: bool) -> Iterator[Int16[np.ndarray, "height width"]]:
+    """Planes of the turned and resampled volume; `clamps`: some value lies beyond the limits."""
     view, native = turn.view(found.values), turn.spacing_mm(found.grid)
 
-    def clamped(z: int) -> Float32[np.ndarray, "height width"]:
-        return np.asarray(np.clip(_hu(found, view[z]), LOWEST_HU, HIGHEST_HU), dtype=np.float32)
+    def clamped(values: Shaped[np.ndarray, "a b"]) -> Shaped[np.ndarray, "a b"]:
+        return np.clip(values, LOWEST_HU, HIGHEST_HU) if clamps else values
 
     if spacing_mm is not None and any(abs(old / spacing_mm - 1) > 1e-6 for old in native):
-        for plane in resampled(clamped, turn.shape(found.grid), native, spacing_mm):
-            yield np.clip(np.rint(plane), LOWEST_HU, HIGHEST_HU).astype(np.int16)
+        for plane in resampled(
+            lambda z: np.asarray(clamped(_hu(found, view[z])), dtype=np.float32), turn.shape(found.grid), native, spacing_mm
+        ):
+            yield clamped(np.rint(plane)).astype(np.int16)
         return
     for plane in view:
-        values = np.clip(_hu(found, plane), LOWEST_HU, HIGHEST_HU)
+        values = clamped(_hu(found, plane))
         yield (values if values.dtype.kind in "iu" else np.rint(values)).astype(np.int16, copy=False)

@@ -18,6 +18,8 @@ import numpy as np
 from trainer.data.errors import DataError
 
 _BLOCK = 1 << 20
+_HEADER_BLOCK = 1 << 16
+"""A header is shorter than that; what is decompressed to read it is decompressed once more for the voxels."""
 _NIFTI = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _META = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
@@ -94,28 +96,28 @@ def _short(file: Path, shape: tuple[int, ...], wanted: int, got: int) -> str:
     return f"{file}: expected {wanted} bytes for {grid} voxels but the file ends after {got}: it is cut short. Copy it again."
 
 
-def _blocks(described: Stored) -> Iterator[bytes]:
+def _blocks(described: Stored, size: int = _BLOCK) -> Iterator[bytes]:
     with described.file.open("rb") as handle:
         if not described.whole:
             handle.seek(described.offset)
         if not described.compressed:
-            while block := handle.read(_BLOCK):
+            while block := handle.read(size):
                 yield block
             return
-        yield from _inflated(handle, described.file)
+        yield from _inflated(handle, described.file, size)
 
 
-def _inflated(handle: Any, file: Path) -> Iterator[bytes]:
+def _inflated(handle: Any, file: Path, size: int) -> Iterator[bytes]:
     """Members of a gzip or zlib stream, one after the other, their check sums tested."""
     stream, fed = zlib.decompressobj(47), False
     try:
-        while block := handle.read(_BLOCK):
+        while block := handle.read(size):
             out = b""
-            while block or len(out) == _BLOCK:  # what fills its bound may have more behind it
+            while block or len(out) == size:  # what fills its bound may have more behind it
                 block = block if fed else block.lstrip(b"\0")  # zeros may follow a member
                 fed = fed or bool(block)
                 # Bounded, because a block of a very even volume may hold all of it.
-                out = stream.decompress(block, _BLOCK)
+                out = stream.decompress(block, size)
                 yield out
                 block = stream.unconsumed_tail
                 if stream.eof:
@@ -131,9 +133,9 @@ def _inflated(handle: Any, file: Path) -> Iterator[bytes]:
 
 def _nifti(file: Path, compressed: bool) -> Stored | None:
     head = b""
-    for block in _blocks(Stored(file, 0, np.dtype("u1"), compressed, whole=True)):
+    for block in _blocks(Stored(file, 0, np.dtype("u1"), compressed, whole=True), _HEADER_BLOCK):
         head += block
-        if len(head) >= 1 << 16:
+        if len(head) >= _HEADER_BLOCK:
             break
     if len(head) < 352:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -30,15 +30,42 @@ def uniform(rng: np.random.Generator, room: Int[np.ndarray, "3"], count: int) ->
     return corners
 
 
-def reject(rng: np.random.Generator, room: Int[np.ndarray, "3"], accept: Accept) -> Int[np.ndarray, "3"] | None:
-    """The first acceptable of at most sum(PROPOSALS) uniform proposals in [0, room)."""
-    for count in PROPOSALS:
+def reject(rng: np.random.Generator, room: Int[np.ndarray, "3"], accept: Accept, *, tried: int = 0) -> Int[np.ndarray, "3"] | None:
+    """The first acceptable of at most sum(PROPOSALS) uniform proposals in [0, room); the first `tried` chunks are behind it."""
+    for count in PROPOSALS[tried:]:
         proposals = uniform(rng, room, count)
         accepted = accept(proposals)
         first = int(accepted.argmax())
         if accepted[first]:
             return np.asarray(proposals[first])
     return None
+
+
+def reject_each(
+    rngs: Sequence[np.random.Generator],
+    rooms: Int[np.ndarray, "boxes 3"],
+    accept: Callable[[Int[np.ndarray, "boxes n 3"]], Bool[np.ndarray, "boxes n"]],
+    accept_in: Callable[[int], Accept],
+) -> list[Int[np.ndarray, "3"] | None]:
+    """What `reject` finds in each box from its own stream; first chunks are tested together, since a call costs more than its work.
+
+    Args:
+        rngs: One a box.
+        rooms: Their sizes.
+        accept: For a row of proposals a box.
+        accept_in: The same for one box.
+    """
+    if not PROPOSALS:
+        return [None] * len(rngs)
+    flat = np.array([rng.integers(d * h * w, size=PROPOSALS[0]) for rng, (d, h, w) in zip(rngs, rooms.tolist(), strict=True)])
+    proposals = np.empty((*flat.shape, 3), dtype=np.int64)
+    rows, proposals[..., 2] = np.divmod(flat, rooms[:, 2:])
+    proposals[..., 0], proposals[..., 1] = np.divmod(rows, rooms[:, 1:2])
+    accepted = accept(proposals)
+    firsts = accepted.argmax(axis=1).tolist()
+    return [
+        proposals[box, at] if accepted[box, at] else reject(rngs[box], rooms[box], accept_in(box), tried=1) for box, at in enumerate(firsts)
+    ]
 
 
 def pick(among: Bool[np.ndarray, "d h w"], rng: np.random.Generator) -> Int[np.ndarray, "3"]:

@@ -27,16 +27,16 @@ class Verdict:
     """It can, but somebody should look at it."""
 
 
-def value_counts(planes: Iterable[np.ndarray[Any, Any]]) -> Int64[np.ndarray, "65536"] | None:
+def value_counts(slabs: Iterable[np.ndarray[Any, Any]]) -> Int64[np.ndarray, "65536"] | None:
     """How often each whole value from -32768 to 32767 occurs; None where a value is not finite."""
     counts = np.zeros(HIGHEST - LOWEST + 1, dtype=np.int64)
-    for plane in planes:
-        if plane.dtype != np.int16:
-            if not np.isfinite(plane).all():
+    for slab in slabs:
+        if slab.dtype != np.int16:
+            if not np.isfinite(slab).all():
                 return None
-            plane = np.rint(np.clip(plane, LOWEST, HIGHEST)).astype(np.int16)
+            slab = np.rint(np.clip(slab, LOWEST, HIGHEST)).astype(np.int16)
         # Read as unsigned, the negative values come after the positive ones: no shift, no second array of eight bytes a voxel.
-        counts += np.bincount(np.ascontiguousarray(plane).view(np.uint16).ravel(), minlength=len(counts))
+        counts += np.bincount(np.ascontiguousarray(slab).view(np.uint16).ravel(), minlength=len(counts))
     return np.roll(counts, -LOWEST)
 
 

@@ -3,7 +3,7 @@
 from trainer.model.groups import parameter_groups
 from trainer.model.heads import Projection
 from trainer.model.network import DinoNet, build, embed, embed_patches, feature_dim, pooled, spacing_mm
-from trainer.model.teacher import ema_update, teacher_of
+from trainer.model.teacher import average, ema_update, teacher_of
 from trainer.model.vit3d import Tokens, Vit3d
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Projection",
     "Tokens",
     "Vit3d",
+    "average",
     "build",
     "ema_update",
     "embed",

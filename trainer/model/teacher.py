@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,6 @@ def teacher_of(student: DinoNet) -> DinoNet:
     return copy.deepcopy(student).requires_grad_(False)
 
 
-@torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum teacher + (1 - momentum) student, parameters only.
 
@@ -23,7 +23,16 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
     Source: Caron et al. 2021, arXiv 2104.14294, section 3.1.
     """
-    torch._foreach_lerp_([_own(p) for p in teacher.parameters()], [_own(p) for p in student.parameters()], 1 - momentum)
+    average(list(teacher.parameters()), list(student.parameters()), momentum)
+
+
+@torch.no_grad()
+def average(kept: Sequence[nn.Parameter], new: Sequence[nn.Parameter], momentum: float) -> None:
+    """The same for parameters that were listed before: listing those of a small network takes longer than moving them."""
+    if all(type(parameter) is nn.Parameter for parameter in kept):
+        torch._foreach_lerp_(list(kept), list(new), 1 - momentum)
+    else:
+        torch._foreach_lerp_([_own(p) for p in kept], [_own(p) for p in new], 1 - momentum)
 
 
 def _own(parameter: nn.Parameter) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from trainer.config import TrainerConfig
 from trainer.data import Batch
 from trainer.loss import view_losses, weighted_mean
-from trainer.model import DinoNet, build, ema_update, parameter_groups, teacher_of
+from trainer.model import DinoNet, average, build, ema_update, parameter_groups, teacher_of
 from trainer.numerics import ranks, total
 from trainer.step.objective import Balance, Objective, Targets, objective
 from trainer.step.pairs import Pairs, pairs_of
@@ -75,6 +75,8 @@ class Learner:
                 for block in net.backbone.blocks:
                     block.compile()
         self.wrapped = Wrapped(self.student, device, shard=config.loop.shard_weights)
+        self._parameters = {name: list(module.parameters()) for name, module in self.student.named_children()}
+        self._averaged = list(self.teacher.parameters()), list(self.student.parameters())
         groups = parameter_groups(self.student, config)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=not config.loop.shard_weights)
         self.balance = Balance(config, device, dtype)
@@ -203,29 +205,26 @@ class Learner:
         if step < loop.freeze_last_layer_steps:
             for head in heads:
                 head.prototypes.grad = None
-        norms = {name: _gradient_norm(module) for name, module in self.student.named_children()}
+        trained = {name: [p for p in parameters if p.grad is not None] for name, parameters in self._parameters.items()}
+        norms = {name: _gradient_norm(parameters) for name, parameters in trained.items()}
         finite = all(math.isfinite(float(norm)) for norm in norms.values())
         if not finite and (not self.scaler.is_enabled() or self.scaler.get_scale() < LEAST_SCALE):
             raise NotFinite("the gradient is not finite")
         if finite and loop.clip_norm:
-            for name, module in self.student.named_children():
-                torch.nn.utils.clip_grads_with_norm_(_trained(module), loop.clip_norm, norms[name])
+            for name, parameters in trained.items():
+                torch.nn.utils.clip_grads_with_norm_(parameters, loop.clip_norm, norms[name])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, loop) * group["lr_factor"]
             group["weight_decay"] = weight_decay(step, loop) if group["decays"] else 0.0
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if finite:
-            ema_update(self.teacher, self.student, teacher_momentum(step, loop))
+            average(*self._averaged, teacher_momentum(step, loop))
         return {name: float(norm) for name, norm in norms.items()}, finite
 
 
-def _trained(module: nn.Module) -> list[nn.Parameter]:
-    return [p for p in module.parameters() if p.grad is not None]
-
-
-def _gradient_norm(module: nn.Module) -> Tensor:
-    norm = torch.nn.utils.get_total_norm([p.grad for p in _trained(module) if p.grad is not None])
+def _gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     found: Tensor = whole(norm)
     return found
 

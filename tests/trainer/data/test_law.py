@@ -191,7 +191,7 @@ def off_the_patch_grid(sampler: CropSampler) -> None:
 
 
 def one_parent_only(sampler: CropSampler) -> None:
-    draw = sampler._local
+    box = sampler._local_box
     firsts: list[np.ndarray] = []
     second = sampler._second_global
 
@@ -200,7 +200,7 @@ def one_parent_only(sampler: CropSampler) -> None:
         return second(first, first_size, size, must, rng)
 
     sampler._second_global = remembered  # type: ignore[method-assign]
-    sampler._local = lambda parent, size, must, rng: draw((firsts[-1], GLOBAL), size, must, rng)  # type: ignore[method-assign]
+    sampler._local_box = lambda parent, size, rng: box((firsts[-1], GLOBAL), size, rng)  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("bias", [without_partner_check, centred_on_foreground, off_the_patch_grid, one_parent_only])
