@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -80,6 +81,28 @@ def tune(
     if write is not None and code in (0, 1):
         write_settings(runs, alone.study, write)
     raise typer.Exit(code)
+
+
+@app.command()
+def more(
+    study: StudyFile,
+    arm: Annotated[str, typer.Argument(help="ARM or PHASE/ARM.")],
+    replicates: Annotated[int | None, typer.Option("--replicates", help="So many; none: as many as its phase allows.", min=3)] = None,
+    no_mlflow: NoMlflow = False,
+    detach: Annotated[bool, typer.Option("--detach", help="In the background: `ablate watch` attaches, `ablate stop` ends it.")] = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """More replicates of an arm and its baseline: fresh ones, in a study of their own, so that asking again flatters nobody."""
+    from ablate.cli.session import detach as start_in_background
+    from ablate.cli.session import further_study, run_study
+
+    alone = further_study(runs, _name(study), arm, replicates)
+    words = ["more", study, arm, *([] if replicates is None else ["--replicates", str(replicates)])]
+    if detach:
+        who = start_in_background(alone, runs, [*words, "--runs", str(runs), *(["--no-mlflow"] if no_mlflow else [])])
+        typer.echo(f"{alone.study}: {who} runs it in the background. To look on: ablate watch {alone.study}.")
+        return
+    raise typer.Exit(run_study(alone, runs, f"ablate {shlex.join(words)}", mlflow=not no_mlflow))
 
 
 @app.command()

@@ -28,9 +28,17 @@ def show(runs: Path, study: str, *, port: int, browse: bool) -> None:
         status=lambda: status_of(runs, study).model_dump(mode="json"),
         stop=lambda: str(stop(runs, study, now=False, wait=False)["said"]),
         retry=partial(_retry, runs, study),
-        replicates=None,  # becomes the command for more replicates of an arm, once studies can be asked for them
+        replicates=partial(_more, runs, study),
     )
     serve(runs, study, steering, port=port, browse=browse, say=partial(typer.echo, nl=True))
+
+
+def _more(runs: Path, study: str, phase: str, arm: str) -> str:
+    from ablate.cli.session import detach, further_study
+
+    alone = further_study(runs, study, f"{phase}/{arm}")
+    who = detach(alone, runs, ["more", study, f"{phase}/{arm}", "--runs", str(runs)])
+    return f"{alone.study}: {who} runs {alone.replicates.start} fresh replicates. Look on with `ablate dashboard {alone.study}`."
 
 
 def _retry(runs: Path, study: str, signature: str | None, reopen: bool) -> str:

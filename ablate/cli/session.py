@@ -13,14 +13,16 @@ from rich.console import Console
 
 from ablate import estimate
 from ablate.cli.progress import Progress, view
+from ablate.cli.reading import chosen_arms
 from ablate.cli.watching import note_plan
 from ablate.errors import BudgetSpent, Interrupted, StudyBusy, StudyError
 from ablate.execution.detached import Detached
 from ablate.execution.lock import ControllerLock
+from ablate.further import further
 from ablate.offers import Offers
 from ablate.plan import plan
 from ablate.results import Results
-from ablate.study import Budget, Study, Tune
+from ablate.study import BASELINE, Budget, Study, Tune, asked_of
 from ablate.trial import merge, write_atomic
 
 
@@ -153,6 +155,35 @@ def tuning_study(study: Study, runs: Path, points: int | None = None) -> Study:
         if isinstance(phase.design, Tune)
     ]
     return study.model_copy(update={"study": name, "baseline": carried, "phases": phases, "confirm": False})
+
+
+def further_study(runs: Path, study: str, arm: str, replicates: int | None = None) -> Study:
+    """A study of its own, `NAME.more-1` and on, that gives an arm and its baseline fresh replicates; the last one, where it has not ended.
+
+    Args:
+        arm: As `ARM` or `PHASE/ARM`.
+
+    Raises:
+        StudyError: There is no such arm, or several are named so, or the call before, for another arm or count, has not ended.
+    """
+    found = Results(runs, study)
+    document = found.document()
+    chosen = chosen_arms(document, study, [arm])
+    if len(chosen) != 1:
+        names = ", ".join(f"{one['phase']}/{one['name']}" for one in chosen) or "none"
+        raise StudyError(study, [f"{arm}: expected one arm but got {names}. Name it as PHASE/ARM."])
+    beside = next(one for one in document["phases"] if one["name"] == chosen[0]["phase"])["arms"]
+    calls, before = list[int](), None
+    while (runs / f"{study}.more-{len(calls) + 1}" / "ledger.db").exists():
+        before = Results(runs, f"{study}.more-{len(calls) + 1}")
+        calls.append(before.study.replicates.start)
+    own = next(one for one in beside if one["name"] == BASELINE)
+    if before is not None and not before.conclusions:
+        same = further(found.study, chosen[0], own, calls[:-1], replicates)
+        if asked_of(same) != asked_of(before.study):
+            raise StudyError(study, [f"{arm}: {before.study.study} has not ended. Let it end first: it goes on where the same was asked."])
+        return same
+    return further(found.study, chosen[0], own, calls, replicates)
 
 
 def _added(study: str, runs: Path, points: int | None) -> list[int]:

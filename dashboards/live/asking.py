@@ -52,7 +52,7 @@ class Asked:
             "retry": f"Run {place} again, with a fresh row of attempts? A decided phase keeps its decision.",
             "retry_reopen": f"Run {place} again, and decide its phase and all that follow anew?",
             "retry_failed": "Run all failed trials again, each with a fresh row of attempts? Decided phases keep their decision.",
-            "replicates": f"Run more replicates of {self.of}, with the same ones of its baseline?",
+            "replicates": f"Run fresh replicates of {self.of} and of its baseline, as a study of their own? What is decided stays.",
         }[self.what]
 
     def perform(self, steering: Steering) -> str:

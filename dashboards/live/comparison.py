@@ -154,7 +154,8 @@ def _table(now: Snapshot, drawn: Mapping[ArmKey, Line], *, more: bool) -> Any:
         name = [swatch(line), link(called(key, drawn), View(page="trials", phase=key.phase, search=f"/{key.name}/"))]
         cells: list[Any] = [name, state, done, mean, said]
         cells += [level(levels[key][path]) if path in levels[key] else "" for path in differing]
-        rows.append(cells + ([ask("replicates", "More replicates…", str(key))] if more else []))
+        decided = verdict is not None and key.name != BASELINE
+        rows.append(cells + ([ask("replicates", "More replicates…", str(key)) if decided else ""] if more else []))
     head = [
         "arm",
         "verdict",

@@ -192,7 +192,7 @@ def test_picked_arms_stand_side_by_side_with_their_curves(screen: Screen) -> Non
     assert verdict.verdict in words(made.regions["picked"])
     pressed = [found["of"] for found in ids(made.regions["arms"], "toggle")]
     assert set(arms) <= set(pressed)
-    assert [found["of"] for found in ids(made.regions["picked"], "ask")] == arms, "more replicates of each"
+    assert [found["of"] for found in ids(made.regions["picked"], "ask")] == arms[1:], "more replicates of each but the baseline"
 
 
 def test_without_a_choice_the_baseline_and_the_best_are_shown(screen: Screen) -> None:
