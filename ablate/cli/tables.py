@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # `ablate plan` prints too, and need not wait for the ledger'
 
 SHOWN_ARMS = 3
 SHOWN_FAILURES = 5
+NAMES_WIDTH, ARM_WIDTH = 26, 13
+"""Characters that the names of rows and a column of one arm need, borders included."""
 STYLES = {"adopt": "bold green", "reject": "red", "undecided": "yellow", "baseline": "dim", "reference": "dim"}
 
 
@@ -182,10 +184,19 @@ def print_comparison(document: Mapping[str, Any]) -> None:
     console, arms = Console(), document["arms"]
     for letter, arm in zip(letters(len(arms)), arms, strict=True):
         console.print(f"{letter}  {arm['phase']}/{arm['name']}", markup=False, highlight=False)
-    table = Table(title=f"{document['study']}: arms side by side", title_justify="left")
-    table.add_column("", overflow="fold", min_width=20)
-    for letter in letters(len(arms)):
-        table.add_column(letter)
+    named = list(zip(letters(len(arms)), arms, strict=True))
+    abreast = max(1, (console.width - NAMES_WIDTH) // ARM_WIDTH)
+    for start in range(0, len(named), abreast):
+        part = named[start : start + abreast]
+        title = f"{document['study']}: {'arms side by side' if len(part) == len(named) else f'arms {part[0][0]} to {part[-1][0]}'}"
+        console.print(_side_by_side(document, part, title))
+
+
+def _side_by_side(document: Mapping[str, Any], named: Sequence[tuple[str, Mapping[str, Any]]], title: str) -> Table:
+    table, arms = Table(title=title, title_justify="left"), [arm for _, arm in named]
+    table.add_column("", overflow="fold")
+    for letter, _ in named:
+        table.add_column(letter, overflow="fold")
     for path in document["settings"]:
         table.add_row(Text(path), *(Text(str(arm["levels"].get(path, "-"))) for arm in arms))
     table.add_section()
@@ -193,4 +204,4 @@ def print_comparison(document: Mapping[str, Any]) -> None:
     table.add_row("verdict", *(arm["verdict"] for arm in arms))
     for metric in document["metrics"]:
         table.add_row(Text(metric), *(number(arm["metrics"].get(metric)) for arm in arms))
-    console.print(table)
+    return table

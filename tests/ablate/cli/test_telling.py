@@ -72,3 +72,15 @@ def test_a_table_for_a_spreadsheet_runs_nothing() -> None:
     assert list(found["arm"]) == ["'=cmd()", "'@x", "'+1", "flag=on"]
     assert list(found.columns) == ["arm", "'=metric"]
     assert found["'=metric"].iloc[0] == -1.5
+
+
+def test_all_arms_are_readable_side_by_side_in_80_columns(runs: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    root, study = runs
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = said("compare", study, "--runs", str(root)).splitlines()
+    legend = [line.split()[0] for line in lines if "/" in line and not line.startswith("│")]
+    heads = [cell.strip() for line in lines if line.startswith("┃") for cell in line.strip("┃").split("┃")]
+    assert [head for head in heads if head] == legend
+    assert len(legend) > 6
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
