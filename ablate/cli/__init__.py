@@ -79,7 +79,7 @@ def tune(
     words = [study, *(overrides or []), *([] if points is None else ["--points", str(points)])]
     code = run_study(alone, runs, f"ablate tune {' '.join(words)}", mlflow=not no_mlflow)
     if write is not None and code in (0, 1):
-        write_settings(runs, alone.study, write)
+        typer.echo(f"{write} has the settings. In one line: {write_settings(runs, alone.study, write)}")
     raise typer.Exit(code)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -209,8 +211,11 @@ def _added(study: str, runs: Path, points: int | None) -> list[int]:
     )
 
 
-def write_settings(runs: Path, study: str, path: Path) -> None:
+def write_settings(runs: Path, study: str, path: Path) -> str:
     """Put the winner's settings, tuned thresholds included, into a YAML config; other keys stay.
+
+    Returns:
+        The same as words of a command line, `path=value`, quoted for a shell: what a Hydra application takes.
 
     Raises:
         StudyError: The file exists and is not a YAML mapping.
@@ -222,3 +227,4 @@ def write_settings(runs: Path, study: str, path: Path) -> None:
     levels |= {threshold: row["recommended"] for threshold, row in results.document()["thresholds"].items()}
     config = load_mapping(path) if path.exists() else {}
     write_atomic(path, dump_yaml(merge(config, levels)))
+    return shlex.join(f"{setting}={level if isinstance(level, str) else json.dumps(level)}" for setting, level in levels.items())

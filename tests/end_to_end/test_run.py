@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -12,7 +13,10 @@ import time
 
 import psutil
 import pytest
+import yaml
 from workplace import Workplace, without_times
+
+from trainer.config import compose
 
 
 def test_a_run_ends_with_verdicts_the_report_and_the_way_to_mlflow(finished: Workplace) -> None:
@@ -74,7 +78,10 @@ def test_tune_alone_starts_from_the_carried_winner_and_writes_the_thresholds(fin
     done = finished.ablate("tune", "tiny.yaml", "--no-mlflow", "--write", "found.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "started" not in done.stdout, "its trials are those of the main study"
-    assert "min_foreground_ratio" in (finished.directory / "found.yaml").read_text()
+    found = yaml.safe_load((finished.directory / "found.yaml").read_text())
+    line = next(line for line in done.stdout.splitlines() if line.startswith("found.yaml has the settings"))
+    taken = compose(shlex.split(line.partition("In one line: ")[2]))
+    assert taken.crops.min_foreground_ratio == pytest.approx(found["crops"]["min_foreground_ratio"])
 
 
 def test_a_changed_study_is_refused_with_what_changed(finished: Workplace) -> None:
