@@ -84,11 +84,13 @@ def _changes(document: Document) -> list[str]:
 
 def _phase(document: Document, phase: Document) -> list[str]:
     metric = document["objective"]["metric"]
+    first = document["phases"][0]["name"] == phase["name"]  # there the phase's baseline is the study's
     rows = [
         [
             arm["name"],
             arm["verdict"],
             _effect(arm["effect"]),
+            *([] if first else [_effect(arm["total_effect"])]),
             "" if arm["p_adjusted"] is None else probability(arm["p_adjusted"]),
             "; ".join(f"{guard['guard']} broken ({number(guard['value'])})" for guard in arm["guards"] if not guard["holds"]),
             arm["collapse"] or "",
@@ -99,11 +101,21 @@ def _phase(document: Document, phase: Document) -> list[str]:
         for arm in phase["arms"]
     ]
     rows += [
-        [name, "reference", "", "", "", "", found["replicates"], number(found["metrics"].get(metric)), ""]
+        [name, "reference", *[""] * (4 if first else 5), found["replicates"], number(found["metrics"].get(metric)), ""]
         for name, found in document["references"].items()
     ]
-    head = ["arm", "verdict", "effect, interval", "adjusted p", "guards", "collapse", "replicates", metric, "why"]
-    return [f"## Phase {text(phase['name'])}", text(phase["reason"]), table(head, rows)]
+    total = [] if first else ["against the study's baseline"]
+    head = ["arm", "verdict", "effect, interval", *total, "adjusted p", "guards", "collapse", "replicates", metric, "why"]
+    return [f"## Phase {text(phase['name'])}", text(phase["reason"]), table(head, rows), *_every_metric(phase)]
+
+
+def _every_metric(phase: Document) -> list[str]:
+    arms = phase["arms"]
+    metrics = sorted({metric for arm in arms for metric in arm["metrics"]})
+    rows = [[metric, *(number(arm["metrics"].get(metric)) for arm in arms)] for metric in metrics]
+    return (
+        [f"### All metrics of {text(phase['name'])}", table(["mean over replicates", *(arm["name"] for arm in arms)], rows)] if rows else []
+    )
 
 
 def _effect(effect: Document | None) -> str:

@@ -36,6 +36,8 @@ def test_markdown_says_what_the_document_says(results: Results) -> None:
             assert arm["reason"] in seen
             assert all(number(value) in seen for value in [arm["effect"][end] for end in ("low", "high")] if value is not None)
             assert number(arm["effect"]["mean"], signed=True) in seen
+            assert arm["total_effect"] is None or number(arm["total_effect"]["mean"], signed=True) in seen
+            assert all(metric in seen and number(value) in seen for metric, value in arm["metrics"].items())
     for path, row in document["thresholds"].items():
         assert path in seen
         assert all(number(row[end]) in seen for end in ("low", "high") if row[end] is not None)
