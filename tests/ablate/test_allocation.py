@@ -216,3 +216,60 @@ def test_planted_effects_are_found_with_fewer_trials_than_the_fixed_design() -> 
     power = np.mean([[concluded.arm(name).verdict == "adopt" for name in ("arm 0", "arm 1")] for concluded, _ in outcomes])
     assert power > 0.9
     assert np.mean([trials for _, trials in outcomes]) < 0.85 * 9 * 6
+
+
+def raced(seed: int, final: Mapping[str, float], at_rung: Mapping[str, float], alike: float, *, check: float) -> tuple[Conclusion, float]:
+    """A phase with one rung; noise there goes with the noise at the end. Effects in standard deviations of the noise.
+
+    Args:
+        alike: Correlation of an arm's noise at the rung with its noise at the end.
+
+    Returns:
+        The conclusion, and the share of runs to the end that were spared beside the same phase without a rung.
+    """
+    noise = np.random.default_rng(seed)
+    drawn: dict[tuple[str, int, str], float] = {}
+
+    def own(name: str, replicate: int, when: str) -> float:
+        return drawn.setdefault((name, replicate, when), float(noise.standard_normal()))
+
+    def draw(name: str, replicate: int) -> dict[str, float]:
+        return {"score": final.get(name, 0.0) + own(name, replicate, "end"), "health": 1.0}
+
+    def early(name: str, replicate: int, step: int) -> float:
+        mixed = alike * own(name, replicate, "end") + math.sqrt(1 - alike**2) * own(name, replicate, f"at {step}")
+        return at_rung.get(name, 0.0) + mixed
+
+    names = [BASELINE, *(name for name in final if name != "untrained")]
+    concluded, given, _ = played(study(rungs=[20], check=check), names, draw, early)
+    _, without, _ = played(study(), names, draw)
+    return concluded, 1 - sum(given.values()) / sum(without.values())
+
+
+RACE = {"null 0": 0.0, "null 1": 0.0, "null 2": 0.0, "bad 0": -8.0, "bad 1": -8.0, "bad 2": -8.0, "good": 8.0, "untrained": -40.0}
+
+
+@pytest.mark.slow
+def test_a_rung_stops_few_good_arms_adopts_none_and_spares_runs() -> None:
+    """Effects at the rung are a quarter of those at the end, its noise goes with theirs by .6."""
+    studies = 120
+    outcomes = [raced(seed, RACE, {arm: effect / 4 for arm, effect in RACE.items()}, 0.6, check=0.125) for seed in range(studies)]
+    stopped = np.mean(["Stopped at step" in concluded.arm("good").reason for concluded, _ in outcomes])
+    wrong = np.mean([any(arm.verdict == "adopt" for arm in concluded.arms if arm.name != "good") for concluded, _ in outcomes])
+    error = 2 * math.sqrt(0.05 * 0.95 / studies)
+    assert stopped <= 0.05 + error
+    assert wrong <= 0.05 + error
+    assert np.mean([spared for _, spared in outcomes]) > 0.05
+
+
+@pytest.mark.slow
+def test_a_slow_starter_is_lost_unless_it_is_among_the_checked() -> None:
+    """What the rule cannot know: an arm that is clearly worse at the rung and best at the end. Checking all of them finds it."""
+    at_rung = {arm: effect / 4 for arm, effect in RACE.items()} | {"good": -8.0}
+    kept = {
+        check: np.mean([raced(seed, RACE, at_rung, 0.6, check=check)[0].arm("good").verdict == "adopt" for seed in range(40)])
+        for check in (0.0, 0.125, 1.0)
+    }
+    assert kept[0.0] < 0.1
+    assert kept[0.0] <= kept[0.125] <= kept[1.0]
+    assert kept[1.0] > 0.9
