@@ -69,7 +69,9 @@ def test_pages_show_their_pictures_and_follow_links(page: Any, site: str) -> Non
 
 def test_search_finds_a_setting(page: Any, site: str) -> None:
     page.goto(f"{site}/index.html")
-    page.get_by_role("textbox", name="Search").fill("min_global_overlap")
+    page.get_by_role("textbox", name="Search").focus()
+    page.wait_for_function("() => document.querySelector('.md-search-result__meta').textContent.includes('Type to start')")
+    page.keyboard.type("min_global_overlap")  # by keys: a field that is filled at once says nothing to the page
     page.locator(".md-search-result__item").first.wait_for()
     assert "min_global_overlap" in page.locator(".md-search-result").inner_text()
 
