@@ -56,6 +56,11 @@ class Queued:
         """Whether it is still to be started, or started again."""
         return self.state in scheduler.WAITING
 
+    @property
+    def ends(self) -> bool:
+        """Whether it was ended and is not gone yet; one that asked for it stands in the queue again then."""
+        return self.state == ENDING
+
 
 def submit(study: Study, job: ControllerJob, directory: Path, arguments: Sequence[str]) -> str:
     """Submit `ablate ARGUMENTS`, its output to `controller.log`.
@@ -125,7 +130,7 @@ def _queue(_turn: int) -> dict[str, Queued] | None:
     if told is None:
         return None
     jobs = [Queued(*line.split("|")[:3]) for line in told.splitlines() if line.endswith("-controller")]
-    return {job.number: job for job in jobs if job.state != ENDING}
+    return {job.number: job for job in jobs}
 
 
 def cancel(number: str) -> None:
@@ -136,7 +141,8 @@ def cancel(number: str) -> None:
         time.sleep(0.1)
         _queue.cache_clear()
         with contextlib.suppress(TimeoutError):
-            gone = queued(number) is None
+            found = queued(number)
+            gone = found is None or found.ends
 
 
 def within(directory: Path, number: str) -> Identity | None:

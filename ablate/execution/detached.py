@@ -81,7 +81,7 @@ class Detached:
             return None
         if found.waits:
             return f"job {job} waits in Slurm's queue ({found.reason})"
-        return f"job {job} of Slurm is starting"
+        return f"job {job} of Slurm {'ends or stands in its queue again' if found.ends else 'is starting'}"
 
     def end_before_it_began(self) -> bool:
         """End it while it waits, or only reads and checks; whether there was one."""
