@@ -129,7 +129,7 @@ def run_attempt(
             sync_files(files.directory)  # what a result rests on is on the disk before it is told
     except Ended as ended:
         cause, message = ended.cause, str(ended)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a trainer that calls sys.exit ends its trial, not the worker
         cause, message = classify(error), f"{type(error).__name__}: {error}"
         _note(files, traceback.format_exc())
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
@@ -182,7 +182,7 @@ def run_along(order: Order, arguments: Sequence[str] | None, log: Path, stop: Ca
             train(spec.config, Along(trial.attempt(order.attempt).directory))
     except Ended as ended:
         return ended.cause, str(ended)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         traceback.print_exc()  # into the task's own log
         return classify(error), f"{type(error).__name__}: {error}"
     return None, ""

@@ -97,7 +97,7 @@ class Worker:
     def _import_trainer(self) -> None:
         """Seconds of imports, now rather than in the first trial; one that fails fails again there, where it is reported."""
         if self.settings.trainer is not None:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, SystemExit):
                 importlib.import_module(self.settings.trainer)
 
     def end(self, *_: object) -> None:
