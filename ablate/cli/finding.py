@@ -30,6 +30,18 @@ def opened(runs: Path, study: str) -> Ledger:
     return Ledger(path, read_only=True)
 
 
+def begun(runs: Path, study: str) -> bool:
+    """Whether a run of the study came so far that its record says what the study is: past preflight, that is."""
+    path = runs / study / "ledger.db"
+    if not path.exists():
+        return False
+    ledger = Ledger(path, read_only=True)
+    try:
+        return ledger.frozen() is not None
+    finally:
+        ledger.close()
+
+
 def studies(runs: Path) -> list[str]:
     """Studies that have run here or begin to, by name."""
     return sorted({path.parent.name for path in [*runs.glob("*/ledger.db"), *runs.glob("*/controller.json")]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -14,11 +13,13 @@ from pathlib import Path
 from rich.console import Console
 
 from ablate import estimate
+from ablate.cli.finding import begun
 from ablate.cli.progress import Progress, view
 from ablate.cli.reading import chosen_arms
 from ablate.cli.watching import note_plan
 from ablate.errors import BudgetSpent, Interrupted, StudyBusy, StudyError
 from ablate.execution.detached import Detached
+from ablate.execution.handover import hydra_value
 from ablate.execution.lock import ControllerLock
 from ablate.further import further
 from ablate.offers import Offers
@@ -145,7 +146,7 @@ def tuning_study(study: Study, runs: Path, points: int | None = None) -> Study:
         raise StudyError(study.study, ["phases: expected a phase with `design: {tune: N}` but found none. Add one, or use `ablate run`."])
     before = [phase.name for phase in study.phases[: study.phases.index(tuning[0])]]
     carried = dict(study.baseline)
-    if (runs / study.study / "ledger.db").exists():
+    if begun(runs, study.study):
         for conclusion in Results(runs, study.study).conclusions:
             if conclusion.phase in before:
                 carried = dict(conclusion.winner_levels)
@@ -176,14 +177,15 @@ def further_study(runs: Path, study: str, arm: str, replicates: int | None = Non
         raise StudyError(study, [f"{arm}: expected one arm but got {names}. Name it as PHASE/ARM."])
     beside = next(one for one in document["phases"] if one["name"] == chosen[0]["phase"])["arms"]
     calls, before = list[int](), None
-    while (runs / f"{study}.more-{len(calls) + 1}" / "ledger.db").exists():
+    while begun(runs, f"{study}.more-{len(calls) + 1}"):
         before = Results(runs, f"{study}.more-{len(calls) + 1}")
         calls.append(before.study.replicates.start)
     own = next(one for one in beside if one["name"] == BASELINE)
     if before is not None and not before.conclusions:
-        same = further(found.study, chosen[0], own, calls[:-1], replicates)
+        same = further(found.study, chosen[0], own, calls[:-1], replicates or calls[-1])
         if asked_of(same) != asked_of(before.study):
-            raise StudyError(study, [f"{arm}: {before.study.study} has not ended. Let it end first: it goes on where the same was asked."])
+            asked = f"{before.study.study} ({before.study.question}) to end first"
+            raise StudyError(study, [f"{arm}: expected {asked} but it has not. Ask for the same arm again, and it goes on."])
         return same
     return further(found.study, chosen[0], own, calls, replicates)
 
@@ -191,10 +193,10 @@ def further_study(runs: Path, study: str, arm: str, replicates: int | None = Non
 def _added(study: str, runs: Path, points: int | None) -> list[int]:
     """The points that each call added, this one among them."""
     calls = 0
-    while (runs / f"{study}.tune-{calls + 1}" / "ledger.db").exists():
+    while begun(runs, f"{study}.tune-{calls + 1}"):
         calls += 1
     name = f"{study}.tune-{calls}" if calls else f"{study}.tune"
-    if not (runs / name / "ledger.db").exists():
+    if not begun(runs, name):
         return [] if points is None else [points]
     last = Results(runs, name)
     designs = [phase.design for phase in last.study.phases]
@@ -227,4 +229,4 @@ def write_settings(runs: Path, study: str, path: Path) -> str:
     levels |= {threshold: row["recommended"] for threshold, row in results.document()["thresholds"].items()}
     config = load_mapping(path) if path.exists() else {}
     write_atomic(path, dump_yaml(merge(config, levels)))
-    return shlex.join(f"{setting}={level if isinstance(level, str) else json.dumps(level)}" for setting, level in levels.items())
+    return shlex.join(f"{setting}={hydra_value(level)}" for setting, level in levels.items())

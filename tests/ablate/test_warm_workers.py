@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from ablate.cli.finding import begun
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -86,8 +89,19 @@ def test_a_refused_study_leaves_no_worker_and_starts_anew_once_mended(folder: Pa
     said = ablate(folder, "report", "warm")
     assert said.returncode != 0
     assert "ablate run" in said.stderr
+    assert not begun(folder / "runs", "warm")
     mended = run(folder, 1.0)
     assert mended.returncode == 0, mended.stdout + mended.stderr
     again = run(folder, 1.0)
     assert again.returncode == 0
     assert (folder / "runs" / "warm" / "report.html").exists()
+
+
+def test_a_trainer_that_ends_the_process_on_import_is_told_as_a_failed_trial(folder: Path) -> None:
+    (folder / "warm_trainer.py").write_text("import sys\n\nsys.exit(3)\n\n\ndef train(config, run):\n    return {}\n")
+    (folder / "warm_looks.py").write_text("def look(config):\n    return []\n")
+    done = run(folder, 1.0)
+    assert done.returncode == 1, done.stdout + done.stderr
+    failed = json.loads(ablate(folder, "trials", "warm", "--state", "failed", "--json").stdout)["trials"]
+    assert [row["why"].partition(":")[0] for row in failed] == ["crash"] * 6
+    assert {row["attempts"] for row in failed} == {3}, "as many as the study gives"

@@ -61,6 +61,7 @@ def test_an_arm_meets_its_baseline_on_fresh_replicates_and_the_answer_stays(
     assert "expected one arm" in place.ablate("more", "toy", "baseline", code=2)
     said = place.ablate("more", "toy", "most/steps=8", "--replicates", "4", "--no-mlflow")
     assert "toy.more-1" in said
+    assert place.runs.joinpath("toy.more-1/report.html").exists()
     found = place.json("report", "toy.more-1")
     assert [(arm["verdict"], arm["replicates"]) for arm in found["phases"][0]["arms"]] == [("baseline", 4), ("adopt", 4)]
     assert found["phases"][0]["arms"][0]["levels"] == before["phases"][1]["arms"][0]["levels"]
