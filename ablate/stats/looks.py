@@ -86,47 +86,17 @@ _Spline = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
 
 @functools.lru_cache(maxsize=32)
 def _table(start: int, at_most: int) -> tuple[Float[np.ndarray, " knots"], _Spline, tuple[_Spline, tuple[float, float]]]:
+    from scipy.interpolate import PchipInterpolator
+
     weights = Looks(start, at_most).weights
     scales = np.geomspace(_LEAST, 0.5 * _MOST, _STEPS)
     levels = np.array([_any_crossing(start, tuple(scale * weights)) for scale in scales])
     knots, values = np.log(scales), np.log(levels)
     return (
         np.append(knots, 0.0),
-        monotone_cubic(np.append(knots, 0.0), np.append(values, 0.0)),
-        (monotone_cubic(values, knots), (float(levels[0]), float(levels[-1]))),
+        PchipInterpolator(np.append(knots, 0.0), np.append(values, 0.0)),
+        (PchipInterpolator(values, knots), (float(levels[0]), float(levels[-1]))),
     )
-
-
-def monotone_cubic(at: Float[np.ndarray, " knots"], values: Float[np.ndarray, " knots"]) -> _Spline:
-    """The cubic through these points that rises and falls only where they do; it goes on as its first and last pieces.
-
-    What `scipy.interpolate.PchipInterpolator` gives, whose import takes a quarter of a second of every command that plans.
-
-    Source: Fritsch & Butland 1984, SIAM J. Sci. Stat. Comput. 5, 300-304 (slopes); Moler 2004, Numerical Computing with MATLAB, 3.6 (ends).
-    """
-    steps = np.diff(at)
-    rises = np.diff(values) / steps
-    before, after = 2 * steps[1:] + steps[:-1], steps[1:] + 2 * steps[:-1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        inner = (before + after) / (before / rises[:-1] + after / rises[1:])
-    inner[rises[:-1] * rises[1:] <= 0] = 0.0
-    slopes = np.concatenate([[_end(steps[0], steps[1], rises[0], rises[1])], inner, [_end(steps[-1], steps[-2], rises[-1], rises[-2])]])
-    square, cube = (3 * rises - 2 * slopes[:-1] - slopes[1:]) / steps, (slopes[:-1] + slopes[1:] - 2 * rises) / steps**2
-
-    def spline(where: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        piece = np.clip(np.searchsorted(at, where, side="right") - 1, 0, len(steps) - 1)
-        past = np.asarray(where) - at[piece]
-        return np.asarray(values[piece] + past * (slopes[piece] + past * (square[piece] + past * cube[piece])))
-
-    return spline
-
-
-def _end(step: float, next_step: float, rise: float, next_rise: float) -> float:
-    """Slope at an end, from three points, bent back where it would overshoot."""
-    slope = ((2 * step + next_step) * rise - step * next_rise) / (step + next_step)
-    if np.sign(slope) != np.sign(rise):
-        return 0.0
-    return 3 * rise if np.sign(rise) != np.sign(next_rise) and abs(slope) > 3 * abs(rise) else slope
 
 
 def _any_crossing(start: int, nominal: tuple[float, ...]) -> float:

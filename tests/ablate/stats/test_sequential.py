@@ -9,12 +9,11 @@ import math
 import numpy as np
 import pytest
 from jaxtyping import Float
-from scipy.interpolate import PchipInterpolator
 from scipy.special import stdtr
 
 from ablate.stats.effects import Paired, paired
 from ablate.stats.intervals import Simultaneous, simultaneous
-from ablate.stats.looks import Looks, monotone_cubic
+from ablate.stats.looks import Looks
 from ablate.stats.power import detectable, noise_floor, power_at, replicates_needed
 from ablate.stats.sequential import repeated
 from ablate.stats.stopping import chance_of_adoption, judge
@@ -200,12 +199,3 @@ def test_the_noise_floor_is_the_spread_of_a_difference() -> None:
     assert inside == pytest.approx(0.8, abs=0.03)
     assert noise_floor([1.0, math.nan]) is None
     assert noise_floor([1.0, 1.0, 1.0]) is None
-
-
-def test_the_monotone_cubic_is_scipys_between_and_beyond_its_points() -> None:
-    noise = np.random.default_rng(0)
-    for knots in (3, 4, 26):
-        at = np.sort(noise.normal(size=knots))
-        for values in (np.cumsum(noise.exponential(size=knots)), noise.normal(size=knots), np.round(noise.normal(size=knots))):
-            where = noise.uniform(at[0] - 0.1, at[-1] + 0.1, 100)
-            np.testing.assert_allclose(monotone_cubic(at, values)(where), PchipInterpolator(at, values)(where), rtol=1e-9, atol=1e-12)
