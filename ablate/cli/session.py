@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ablate import estimate
-from ablate.cli.finding import begun
+from ablate.cli.finding import begun, opened
 from ablate.cli.progress import Progress, view
 from ablate.cli.reading import chosen_arms
 from ablate.cli.watching import note_plan
@@ -169,6 +169,7 @@ def further_study(runs: Path, study: str, arm: str, replicates: int | None = Non
     Raises:
         StudyError: There is no such arm, or several are named so, or the call before, for another arm or count, has not ended.
     """
+    opened(runs, study).close()  # a name that is not there is told with the nearest
     found = Results(runs, study)
     document = found.document()
     chosen = chosen_arms(document, study, [arm])

@@ -58,6 +58,7 @@ def test_an_arm_meets_its_baseline_on_fresh_replicates_and_the_answer_stays(
     place.write()
     place.ablate("run", "toy.yaml", "--no-mlflow")
     before = place.json("report", "toy")
+    assert "Did you mean toy?" in place.ablate("more", "toi", "most/steps=8", code=2)
     assert "expected one arm" in place.ablate("more", "toy", "baseline", code=2)
     said = place.ablate("more", "toy", "most/steps=8", "--replicates", "4", "--no-mlflow")
     assert "toy.more-1" in said
