@@ -58,6 +58,7 @@ def further(
             "phases": [phase],
             "replicates": Replicates(start=count, at_most=count, first=first),
             "rungs": [],
+            "otherwise": None,
             "confirm": False,
         }
     )

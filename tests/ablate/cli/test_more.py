@@ -16,6 +16,7 @@ STUDY = {
     "question": "Is it better?",
     "trainer": {"callable": "toy_trainer:train"},
     "baseline": {"steps": 4},
+    "otherwise": "next.yaml",
     "objective": {"metric": "probe/total", "direction": "maximize", "smallest_effect": 0.02},
     "replicates": {"start": 3, "at_most": 5},
     "phases": [{"name": "flags", "design": "one_at_a_time", "factors": {"steps": [4, 6]}, "replicates": {"start": 4, "at_most": 8}}],
@@ -36,6 +37,7 @@ def test_each_call_asks_for_replicates_that_nobody_had_before() -> None:
         seen |= numbers
         assert list(alone.phases[0].components.values()) == [{"steps": 6}]
         assert list(alone.phases[0].components) == ["steps_6_more"]
+    assert alone.otherwise is None, "the next study belongs to the first one's answer"
     assert calls == [3, 8, 5]
     assert alone.study == "asked.more-3"
 
