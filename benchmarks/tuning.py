@@ -1,6 +1,6 @@
 """What a tuning phase finds for the same training steps: few points with many replicates, or more points with few.
 
-    python benchmarks/tuning.py [STUDIES]
+    PYTHONPATH=. python benchmarks/tuning.py [STUDIES]
 
 Thresholds of two planted surfaces are tuned as `ablate` does it: points proposed by the sampler from what was measured before, a surrogate,
 the recommended point. The noise of a trial is the one that `studies/collapse.yaml` showed (docs/LOG.md): .016 about the level of its
@@ -17,6 +17,7 @@ import numpy as np
 from ablate.proposals import Told, Tuner
 from ablate.stats.operating_range import Measured, Threshold, operating_range
 from ablate.study import Phase
+from benchmarks.side import machine
 
 SMALLEST, NOISE, LEVEL = 0.02, 0.016, 0.025
 DESIGNS = ((6, 4), (12, 1), (12, 2), (12, 4), (16, 1), (24, 1), (24, 2), (48, 1))
@@ -76,7 +77,8 @@ def tuned(surface: Surface, points: int, replicates: int, seed: int) -> tuple[fl
 
 def main(studies: int) -> None:
     """Print the table."""
-    print(f"{studies} phases each. Lacking: true objective of the best setting minus that of the recommended one, in smallest effects.\n")
+    print(f"{studies} phases each. {machine()}")
+    print("Lacking: true objective of the best setting minus that of the recommended one, in smallest effects.\n")
     print(
         "| surface | points x replicates | trials | lacking: mean | in 90 % at most | more than 1 | ends lacking more than 1.5 | no range |"
     )
