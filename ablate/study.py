@@ -246,9 +246,9 @@ class Tune(_Strict):
     """Points asked at once, before any of them is told."""
     seed: int = 0
     """Seed of the sampler."""
-    replicates: int | None = Field(None, ge=1)
+    replicates: int | None = Field(None, ge=2)
     """Replicates of each point; none: as many as an arm's `start`. For the same trials more points with fewer replicates find more: the
-    surrogate takes the noise from all points together, and what it recommends meets the winner on fresh replicates anyway."""
+    noise is taken from all points together. With a single one it would not be known, and the operating range too sure of itself."""
     also: list[Goal] = []
     """Objectives beside the study's own, for a Pareto front; the study's own decides."""
 
