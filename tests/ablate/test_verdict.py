@@ -106,7 +106,7 @@ def test_a_gain_that_is_sure_but_too_small_is_never_adopted() -> None:
     assert found.p_adjusted is not None
     assert found.p_adjusted < 0.05
     assert found.verdict == "undecided"
-    assert "less than the smallest effect" in found.reason
+    assert "mean gain is below the smallest effect" in found.reason
 
 
 def test_zero_variance_is_said_and_never_a_p_of_zero() -> None:
