@@ -280,7 +280,7 @@ def _answered(study: Study, question: Question, found: Mapping[int, Metrics], or
         high=high,
         pairs=pairs.pairs,
         says=says,
-        sentence=f"{question.ask} {_figures(study, question, pairs, before, after, says)}",
+        sentence=f"{question.ask} {_figures(study, question, pairs, before, after, says)}{_unpaired(found, origin, pairs)}",
     )
 
 
@@ -300,6 +300,14 @@ def _figures(study: Study, question: Question, pairs: Paired, before: float | No
     spread = f", {1 - study.alpha:.0%} interval {number(interval[0])} to {number(interval[1])}" if interval else ", no interval"
     change = f"difference {number(pairs.mean, signed=True)}{spread}, {counted(pairs.pairs, 'pair')}"
     return f"{words}: {question.metric} {number(before)} -> {number(after)} ({change})."
+
+
+def _unpaired(found: Mapping[int, Metrics], origin: Mapping[int, Metrics], pairs: Paired) -> str:
+    """Which replicates both have and yet do not pair."""
+    lost = [str(replicate) for replicate in sorted(found.keys() & origin.keys()) if replicate not in pairs.differences]
+    if not lost or not pairs.pairs:
+        return ""
+    return f" Left out for a missing or not finite value: replicate{'s' if len(lost) > 1 else ''} {', '.join(lost)}."
 
 
 def _warnings(study: Study, conclusions: Sequence[Conclusion], winner: ArmVerdict | None) -> list[str]:
@@ -338,7 +346,7 @@ def _warnings(study: Study, conclusions: Sequence[Conclusion], winner: ArmVerdic
         rivals = sum(arm.name != BASELINE for conclusion in conclusions for arm in conclusion.arms)
         picked = bool(_flattered(conclusions)) if winner is not None else rivals > 1
         chosen = "; the arm was chosen by the same replicates" if picked else ""
-        said.append(f"Each question is answered by an interval of its own, not corrected for their number{chosen}.")
+        said.append(f"Each question is answered by an interval of its own, corrected neither for their number nor for the looks{chosen}.")
     return said
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from ablate import design, gaps, gates, history, operating, plan, preflight, trial, verdict
 from ablate.allocation import allocate
-from ablate.conclusion import Conclusion, Metrics, Point, series, unconfirmed
+from ablate.conclusion import Conclusion, Metrics, Point, unconfirmed
 from ablate.errors import BaselineFailed, BudgetSpent, Reopened
 from ablate.execution.pool import Queue, QueueEvent
 from ablate.ledger import Ledger
@@ -189,7 +188,7 @@ class Stage:
             evidence = {name: self._metrics(found) for name, found in specs.items()}
             references = {arm.name: specs_of(REFERENCES, arm, given.get(BASELINE, 0)) for arm in beside}
             origins = specs_of(REFERENCES, origin, given.get(BASELINE, 0))
-            if given and not any(map(math.isfinite, series(evidence[BASELINE], self.study.objective.metric).values())):
+            if given and not any(self.study.objective.metric in metrics for metrics in evidence[BASELINE].values()):
                 raise BaselineFailed(self._why_failed(phase, specs[BASELINE], evidence[BASELINE]))
             of_references = {name: self._metrics(found) for name, found in references.items()}
             same = _equal(specs) if given else []
@@ -275,12 +274,12 @@ class Stage:
         name = self.study.study
         if results:
             missing = [one["sentence"] for one in gaps.problems(self.study, phase.name, {BASELINE: results}, failed={}, concluded=False)]
-            why = f"a finite {self.study.objective.metric}. {' '.join(missing)}"
+            why = f"reports {self.study.objective.metric}. {' '.join(missing)}"
         else:
             message = next((record.message for spec in specs if (record := self.ledger.trial(spec.signature)).message), "no cause is known")
-            why = f"a result. {message}."
+            why = f"has a result. {message}."
         return (
-            f"{name}: phase {phase.name} cannot be decided, since no replicate of its baseline has {why} "
+            f"{name}: phase {phase.name} cannot be decided, since no replicate of its baseline {why} "
             f"Mend the cause, move {self.root / name} away and run again; trials that are done are found again."
         )
 

@@ -163,7 +163,7 @@ def operating(document: Document) -> str:
                 name=f"operating-{index}",
                 title=f"Phase {phase['name']}: {len(feasible)} of {counted(len(phase['points']), 'measured point')} keep all guards",
                 caption="Discs: points with all guards kept. Crosses: a guard is broken or a replicate failed. The diamond is the "
-                "recommended point; the rectangle is as good as the best along each axis, with all else at the recommended point.",
+                "recommended point; the rectangle is predicted to be as good as the best along each axis, from that point.",
             )
         parts.append(f"<h3>Where the thresholds of {text(phase['name'])} may stand</h3>{listing(list(found['sentences']))}{drawn}")
     return "".join(parts)

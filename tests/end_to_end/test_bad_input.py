@@ -146,6 +146,21 @@ CASES = [
         answered=["baseline replicate 3 (crash)", "over 3 replicates."],
     ),
     Case(
+        "the baseline is NaN in all of its replicates",
+        [{"where": BASE, "do": "nan"}],
+        ["more/baseline: expected a finite score, the objective, in each of 4 replicates", "so nothing is known of its effect"],
+        "Undecided: none of 2 arms is adopted. 2 arms could not be judged: a=true and b=true.",
+        gains={"a": 0.1},
+        answered=["Nothing is known of a=true (more) and b=true (more): no replicate pairs with the baseline's."],
+    ),
+    Case(
+        "every arm is NaN",
+        [{"where": {}, "do": "nan"}],
+        ["every arm of more: expected a finite score, the objective, in each of 4 replicates"],
+        "Undecided: none of 3 arms is adopted. 3 arms could not be judged: b=true, a=true and a=true, b=true.",
+        phase=CROSSED,
+    ),
+    Case(
         "a reference failed in every replicate",
         [{"where": {"steps": 0}, "do": "fail"}],
         ["references/untrained: expected a result but 4 trials failed for good", "whether it beats untrained is not known"],
@@ -172,7 +187,11 @@ CASES = [
         ["expected a finite health, which a guard needs, in replicate 2", "A guard's metric is missing or not finite: health in 1 of 4"],
         "Yes: a=true (more) is adopted.",
         gains={"a": 0.1},
-        study=GUARD,
+        study={**GUARD, "questions": [{"ask": "Healthier?", "metric": "health", "direction": "maximize"}]},
+        answered=[
+            "3 pairs). Left out for a missing or not finite value: replicate 2.",
+            "Each question is answered by an interval of its own",
+        ],
     ),
     Case(
         "a cell of a factorial failed",
@@ -339,12 +358,11 @@ def test_what_is_missing_is_said_wherever_the_answer_is_read(desk: Desk, case: C
             "no replicate of its baseline has a result. references/baseline r0, attempt 1: crash: ValueError: planted failure",
         ),
         (
-            {"do": "nan"},
-            "no replicate of its baseline has a finite score. more/baseline: expected a finite score, the objective, in each of 4",
+            {"do": "other spelling"},
+            "no replicate of its baseline reports score. more/baseline: expected score, the objective, in each of 4 replicates",
         ),
-        ({"do": "other spelling"}, "but it was not reported, so nothing is known of its effect. Did you mean SCORE?"),
     ],
-    ids=["failed", "not finite", "spelled otherwise"],
+    ids=["failed", "spelled otherwise"],
 )
 @pytest.mark.parametrize("where", [pytest.param({}, id="the whole phase", marks=pytest.mark.slow), pytest.param(BASE, id="the baseline")])
 def test_a_phase_without_its_baseline_ends_with_the_reason_and_the_mend(
@@ -358,7 +376,7 @@ def test_a_phase_without_its_baseline_ends_with_the_reason_and_the_mend(
     assert "move runs/faulty away and run again" in terminal
     for form, words in {"terminal": terminal, **desk.answers()}.items():
         assert "No phase is concluded yet." in words, form
-        assert ("planted failure" if fault["do"] == "fail" else "the objective, in each of 4 replicates") in words, form
+        assert ("planted failure" if fault["do"] == "fail" else "Did you mean SCORE?") in words, form
         assert "Yes: " not in words, form
 
 
