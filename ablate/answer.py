@@ -8,12 +8,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ablate import transfer
-from ablate.conclusion import ArmVerdict, Conclusion, Evidence, Metrics, unconfirmed
+from ablate.conclusion import ArmVerdict, Conclusion, Evidence, Metrics, ReferenceState, unconfirmed
 from ablate.stats.effects import Paired, mean, paired
 from ablate.study import BASELINE, CONFIRMATION, Arm, Level, Levels, Question, Study
 from ablate.words import between, counted, listed, number
 
 NOT_LEARNED = "collapse prevented, learning not shown"
+
+NO_COLLAPSE = "none"
+"""What a trainer that names collapses says of a run that has none."""
 
 
 class _Frozen(BaseModel):
@@ -58,6 +61,8 @@ class Answer(_Frozen):
     """What to change in the config, settings without effect under the winner's left out; empty where nothing is adopted."""
     questions: list[Answered]
     warnings: list[str]
+    lacking: list[str] = []
+    """What the results lack for a decision: what was expected, what came, and what to do."""
     mattered: list[str] = []
     """What a factorial and the attribution say, beyond each arm's verdict."""
     fairness: str = ""
@@ -71,6 +76,8 @@ class Answer(_Frozen):
         if self.questions:
             said += ["", f"For {self.subject}, against the study's baseline:"]
             said += [f"  {question.sentence}" for question in self.questions]
+        if self.lacking:
+            said += ["", "What is missing:", *(f"  {sentence}" for sentence in self.lacking)]
         if self.mattered:
             said += ["", "What mattered:", *(f"  {sentence}" for sentence in self.mattered)]
         if self.warnings:
@@ -88,6 +95,7 @@ def answer(
     origin: Mapping[int, Metrics],
     evidence: Mapping[str, Evidence],
     failures: Sequence[str],
+    lacking: Sequence[str] = (),
     mattered: Sequence[str] = (),
     fairness: str = "",
 ) -> Answer:
@@ -98,11 +106,13 @@ def answer(
         origin: The study's own baseline by replicate.
         evidence: Phase to arm to replicate to final metrics.
         failures: Sentences on trials that failed for good.
+        lacking: Sentences of `gaps`.
         mattered: Sentences of `insight`.
         fairness: What was equal in all arms.
     """
     if not conclusions:
-        return Answer(headline=["No phase is concluded yet."], subject=BASELINE, changes=[], questions=[], warnings=list(failures))
+        headline = ["No phase is concluded yet."]
+        return Answer(headline=headline, subject=BASELINE, changes=[], questions=[], warnings=list(failures), lacking=list(lacking))
     last = conclusions[-1]
     adopted = _adopted(conclusions)
     where, subject = (last, last.arm(last.winner)) if adopted else _closest(study, conclusions)
@@ -118,6 +128,7 @@ def answer(
         changes=[change for change in _changes(study, last.winner_levels, base) if change.path not in last.inert],
         questions=[] if subject.name == BASELINE and not adopted else [_answered(study, one, found, origin) for one in study.questions],
         warnings=[*failures, *_warnings(study, conclusions, subject if adopted else None)],
+        lacking=list(lacking),
         mattered=list(mattered),
         fairness=fairness,
     )
@@ -136,42 +147,79 @@ def _headline(study: Study, conclusions: Sequence[Conclusion], adopted: bool) ->
     names = [f"{conclusion.winner} ({conclusion.phase})" for conclusion in phases if conclusion.winner != BASELINE]
     if last.phase == CONFIRMATION and not adopted:
         arm = last.arms[-1]
+        fresh = f"{counted(arm.replicates, 'fresh replicate')} of the winner against the study's baseline say {arm.verdict}"
+        fresh = fresh if arm.effect is not None else "no fresh replicate of the winner pairs with the study's baseline"
         return [
             f"Not confirmed: {listed(names)} {'was' if len(names) == 1 else 'were'} adopted by the replicates that chose, but "
-            f"{counted(arm.replicates, 'fresh replicate')} of the winner against the study's baseline say {arm.verdict}. {arm.reason} "
+            f"{fresh}. {arm.reason} "
             "The baseline stays."
         ]
     if adopted:
         winner = conclusions[-1].arm(conclusions[-1].winner)
-        confirmed = " and confirmed on fresh replicates" if last.phase == CONFIRMATION else ""
+        together = ", and together" if len(names) > 1 else " and"  # what fresh replicates confirm is all of it, not each part
+        confirmed = f"{together} confirmed on fresh replicates" if last.phase == CONFIRMATION else ""
         said = [f"Yes: {listed(names)} {'is' if len(names) == 1 else 'are'} adopted{confirmed}."]
         if winner.total_effect is not None:
             total = winner.total_effect
-            pairs = counted(winner.replicates, "fresh replicate" if confirmed else "replicate")
+            pairs = counted(winner.replicates if total.pairs is None else total.pairs, "fresh replicate" if confirmed else "replicate")
             said[0] += (
                 f" Against the study's baseline, {metric} changes by {number(total.mean, signed=True)}{between(total.low, total.high)}"
                 f" to {number(winner.metrics.get(metric))}, over {pairs}."
             )
         return said + _collapse_line(conclusions)
     arms = [arm for conclusion in conclusions for arm in conclusion.arms if arm.name != BASELINE]
+    if not arms:
+        return [f"Undecided: no arm of {listed([one.phase for one in phases])} could be compared with the baseline, which stays."]
     better = [arm for arm in arms if arm.p_adjusted is not None and arm.p_adjusted < study.alpha and _healthy(arm)]
-    unbeaten = sorted({reference.name for arm in better for reference in arm.references if not reference.beaten})
+    unbeaten = sorted({reference.name for arm in better for reference in arm.references if _compared(reference) and not reference.beaten})
+    unknown = sorted({reference.name for arm in better for reference in arm.references if not _compared(reference)})
+    if better and unknown and not unbeaten:
+        return [
+            f"Undecided: {counted(len(better), 'arm')} of {len(arms)} better than the baseline with all guards kept, but {listed(unknown)} "
+            f"has too few results on {metric} to be beaten. Until it has, the baseline stays."
+        ]
     if better and unbeaten:
         return [
-            f"No: {NOT_LEARNED}. {counted(len(better), 'arm')} of {len(arms)} better than the baseline "
+            f"No: {_not_learned(conclusions, better)}. {counted(len(better), 'arm')} of {len(arms)} better than the baseline "
             f"with all guards kept, but none is shown to beat {listed(unbeaten)} on {metric}."
         ]
-    beaten = "" if not study.references else f" and none is shown to beat {listed(sorted(study.references))}: learning not shown"
-    open_ = [arm for arm in arms if arm.verdict == "undecided" and arm.effect is not None and _healthy(arm) and not _idle(arm)]
-    if open_:
-        best = max(open_, key=lambda arm: study.objective.sign * (arm.effect.mean if arm.effect else 0.0))
+    beaten = _beside_references(study, arms)
+    open_ = [arm for arm in arms if arm.verdict == "undecided" and not _idle(arm)]
+    measured = [arm for arm in open_ if arm.effect is not None and _healthy(arm)]
+    blind = [arm for arm in open_ if arm not in measured]
+    untold = f" {counted(len(blind), 'arm')} could not be judged: {listed([arm.name for arm in blind])}." if blind else ""
+    if measured:
+        best = max(measured, key=lambda arm: study.objective.sign * (arm.effect.mean if arm.effect else 0.0))
         assert best.effect is not None
         effect = f"{metric} {number(best.effect.mean, signed=True)}{between(best.effect.low, best.effect.high)}"
+        kept = "with all guards kept " if study.guards else ""
         return [
-            f"Undecided: none of {counted(len(arms), 'arm')} is adopted{beaten}. {counted(len(open_), 'arm')} with all guards kept "
-            f"may yet help; the largest effect is {effect} of {best.name}. Until more replicates tell, the baseline stays."
+            f"Undecided: none of {counted(len(arms), 'arm')} is adopted{beaten}. {counted(len(measured), 'arm')} {kept}"
+            f"may yet help; the largest effect is {effect} of {best.name}.{untold} Until more is known, the baseline stays."
         ]
+    if blind:
+        return [f"Undecided: none of {counted(len(arms), 'arm')} is adopted{beaten}.{untold} Until more is known, the baseline stays."]
     return [f"No: none of {counted(len(arms), 'arm')} is adopted{beaten}. The baseline stays."]
+
+
+def _compared(reference: ReferenceState) -> bool:
+    """Whether an interval of the difference to it is defined."""
+    return reference.individual is not None
+
+
+def _not_learned(conclusions: Sequence[Conclusion], better: Sequence[ArmVerdict]) -> str:
+    """That learning is not shown; and that a collapse was prevented, where the trainer says that the baseline had one and these not."""
+    before = conclusions[0].arm(BASELINE).collapse
+    prevented = before not in (None, NO_COLLAPSE) and all(arm.collapse == NO_COLLAPSE for arm in better)
+    return NOT_LEARNED if prevented else "learning not shown"
+
+
+def _beside_references(study: Study, arms: Sequence[ArmVerdict]) -> str:
+    """That none of these is shown to beat the references, or could not be compared with them."""
+    compared = {reference.name for arm in arms for reference in arm.references if _compared(reference)}
+    known, unknown = (listed(sorted(names)) for names in (study.references.keys() & compared, study.references.keys() - compared))
+    said = f" and none is shown to beat {known}: learning not shown" if known else ""
+    return said + (f"; {unknown} could be compared with none" if unknown else "")
 
 
 def _otherwise(study: Study, last: Conclusion, adopted: bool) -> list[str]:
@@ -232,7 +280,7 @@ def _answered(study: Study, question: Question, found: Mapping[int, Metrics], or
         high=high,
         pairs=pairs.pairs,
         says=says,
-        sentence=f"{question.ask} {_figures(study, question, pairs, before, after, says)}",
+        sentence=f"{question.ask} {_figures(study, question, pairs, before, after, says)}{_unpaired(found, origin, pairs)}",
     )
 
 
@@ -254,27 +302,30 @@ def _figures(study: Study, question: Question, pairs: Paired, before: float | No
     return f"{words}: {question.metric} {number(before)} -> {number(after)} ({change})."
 
 
+def _unpaired(found: Mapping[int, Metrics], origin: Mapping[int, Metrics], pairs: Paired) -> str:
+    """Which replicates both have and yet do not pair."""
+    lost = [str(replicate) for replicate in sorted(found.keys() & origin.keys()) if replicate not in pairs.differences]
+    if not lost or not pairs.pairs:
+        return ""
+    return f" Left out for a missing or not finite value: replicate{'s' if len(lost) > 1 else ''} {', '.join(lost)}."
+
+
 def _warnings(study: Study, conclusions: Sequence[Conclusion], winner: ArmVerdict | None) -> list[str]:
     said = []
     if winner is not None:
-        rivals = sum(arm.name != BASELINE for arm in conclusions[-1].arms)
-        if rivals > 1 and conclusions[-1].winner != BASELINE:
-            said.append(f"The winner is the best of {rivals} arms by the same replicates that measure it: its mean effect is flattered.")
-        said += [f"The winner breaks a guard: {guard.guard}." for guard in winner.guards if not guard.holds]
+        said += _flattered(conclusions)
+        said += [f"The winner breaks a guard: {guard.guard}." for guard in winner.guards if guard.value is not None and not guard.holds]
         said += [
-            f"The winner of the last phase is not shown there to beat {reference.name}: {NOT_LEARNED}."
+            f"No replicate of the winner reported {guard.metric}: whether {guard.guard} holds is not known."
+            for guard in winner.guards
+            if guard.value is None
+        ]
+        said += [
+            f"The winner of the last phase is not shown there to beat {reference.name}: learning not shown."
             for reference in winner.references
             if not reference.beaten and winner.name != BASELINE
         ]
-    open_ = [
-        (f"{arm.name} ({conclusion.phase})", arm) for conclusion in conclusions for arm in conclusion.arms if arm.verdict == "undecided"
-    ]
-    undecided = [name for name, arm in open_ if not _idle(arm)]
-    if undecided:
-        said.append(f"Undecided is not refuted: {listed(undecided)} may help; more replicates would tell.")
-    idle = [name for name, arm in open_ if _idle(arm)]
-    if idle:
-        said.append(f"Equal to their baseline in every replicate, so without effect under these settings: {listed(idle)}.")
+    said += _undecided(study, conclusions)
     missing = [phase.name for phase in study.phases if phase.name not in {conclusion.phase for conclusion in conclusions}]
     if unconfirmed(study, conclusions):
         said.append("The winner has not met the study's baseline on fresh replicates yet: run the same command again.")
@@ -283,11 +334,57 @@ def _warnings(study: Study, conclusions: Sequence[Conclusion], winner: ArmVerdic
         said.append(f"The study has not ended: {listed(missing)} {'is' if len(missing) == 1 else 'are'} not concluded.")
     elif missing:
         said.append(f"Not run, because a gate led elsewhere: {listed(missing)}.")
+    planned = (study.replicates.start, study.replicates.at_most)
+    looks = dict.fromkeys(conclusion.looks or planned for conclusion in conclusions)
+    spans = listed([f"from {first} to {last}" if first < last else f"at {last}" for first, last in looks])
     said.append(
         "Intervals cover what the replicate's seed varies (start, order, and split of the data where it rotates), not other data, "
-        f"longer training or larger models. They assume about normal differences, and hold at every look from "
-        f"{study.replicates.start} to {study.replicates.at_most} replicates."
+        "longer training or larger models. They assume about normal differences, and hold for all arms of a phase together, not for all "
+        f"phases, at every look ({spans} replicates)."
     )
+    if study.questions:
+        rivals = sum(arm.name != BASELINE for conclusion in conclusions for arm in conclusion.arms)
+        picked = bool(_flattered(conclusions)) if winner is not None else rivals > 1
+        chosen = "; the arm was chosen by the same replicates" if picked else ""
+        said.append(f"Each question is answered by an interval of its own, corrected neither for their number nor for the looks{chosen}.")
+    return said
+
+
+def _flattered(conclusions: Sequence[Conclusion]) -> list[str]:
+    """That the replicates which chose the winner also measure it: not so on the fresh ones of a confirmation or of a tuning phase."""
+    last = conclusions[-1]
+    if last.phase == CONFIRMATION or last.points:
+        return []
+    chosen = [
+        f"the best of {counted(max(len(one.arms) - 1, len(one.points)), 'point' if one.points else 'arm')} in {one.phase}"
+        for one in conclusions
+        if one.winner != BASELINE and (len(one.arms) > 2 or one.points)
+    ]
+    if not chosen:
+        return []
+    return [f"The winner is {listed(chosen)} by the same replicates that measure it: its mean effect is flattered."]
+
+
+def _undecided(study: Study, conclusions: Sequence[Conclusion]) -> list[str]:
+    """What would tell of the arms that are neither adopted nor rejected."""
+    open_ = [
+        (f"{arm.name} ({conclusion.phase})", arm) for conclusion in conclusions for arm in conclusion.arms if arm.verdict == "undecided"
+    ]
+    idle = [name for name, arm in open_ if _idle(arm)]
+    lost = [name for name, arm in open_ if arm.effect is None]
+    unguarded = [name for name, arm in open_ if arm.effect is not None and any(guard.value is None for guard in arm.guards)]
+    undecided = [name for name, _ in open_ if name not in {*idle, *lost, *unguarded}]
+    said = []
+    if undecided:
+        said.append(f"Undecided is not refuted: {listed(undecided)} may help; more replicates would tell.")
+    if lost:
+        said.append(
+            f"Nothing is known of {listed(lost)}: no replicate pairs with the baseline's. Mend what is missing above and run again."
+        )
+    if unguarded:
+        said.append(f"Not judged for want of a guard's metric: {listed(unguarded)}. Let the trainer return it, or name the one it returns.")
+    if idle:
+        said.append(f"Equal to their baseline in every replicate, so without effect under these settings: {listed(idle)}.")
     return said
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -32,6 +33,8 @@ class Interval(_Frozen):
     high: float | None
     individual: tuple[float, float] | None = None
     """The interval of this arm alone, without correction: for looking, never for deciding."""
+    pairs: int | None = None
+    """Paired replicates that it rests on; None: the baseline's own, or an older record."""
 
 
 class GuardState(_Frozen):
@@ -42,6 +45,8 @@ class GuardState(_Frozen):
     value: float | None
     """None: no replicate reported the metric."""
     holds: bool
+    replicates: int | None = None
+    """Those that reported a finite value; None: an older record."""
 
 
 class ReferenceState(_Frozen):
@@ -185,8 +190,14 @@ def mean_metrics(found: Mapping[int, Metrics]) -> dict[str, float]:
 
 def guard_states(guards: Sequence[Guard], found: Mapping[int, Metrics]) -> list[GuardState]:
     means = mean_metrics(found)
-    values = [means.get(guard.metric) for guard in guards]
+    counts = Counter(metric for metrics in found.values() for metric, value in metrics.items() if math.isfinite(value))
     return [
-        GuardState(guard=str(guard), metric=guard.metric, value=value, holds=value is not None and guard.holds(value))
-        for guard, value in zip(guards, values, strict=True)
+        GuardState(
+            guard=str(guard),
+            metric=guard.metric,
+            value=(value := means.get(guard.metric)),
+            holds=value is not None and guard.holds(value),
+            replicates=counts[guard.metric],
+        )
+        for guard in guards
     ]

@@ -550,9 +550,14 @@ class Finding(_Strict):
     """To choose levels from; drawn in the report."""
 
 
+def plain_name(name: str) -> str:
+    """A name without case and punctuation: names that have the same one are spelled alike."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
 def nearest(name: str, known: list[str]) -> str:
     """` Did you mean X?` where something is close, else nothing."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = [k for k in known if k != name and plain_name(k) == plain_name(name)] or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not close:
         tails = {k.rsplit(".", 1)[-1]: k for k in known}
         close = [tails[t] for t in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.7)]
