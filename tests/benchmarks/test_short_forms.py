@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import crops, indexing, metric_points, overhead, peer_step
+from benchmarks import crops, indexing, metric_points, overhead, peer_step, tuning
 from benchmarks.side import have_peers
 from trainer.config import from_mapping
 from trainer.data import foreground_mask, load_scans
@@ -60,6 +60,16 @@ def test_a_second_look_at_scans_reads_none_of_them(tmp_path: Path) -> None:
     assert 4 * again["cpu_s"] < first["cpu_s"]
     if have_peers():
         assert first["cpu_s"] < found["MONAI PersistentDataset"]["first"][0]["cpu_s"]
+
+
+def test_points_measured_twice_find_as_much_as_points_measured_four_times_and_know_how_sure_they_are() -> None:
+    """At half of the trials, with generous bounds."""
+    found = {}
+    for replicates in (2, 4):
+        found[replicates] = [one for seed in range(40) if (one := tuning.tuned(tuning.cliff, 12, replicates, seed)) is not None]
+    lacking = {replicates: statistics.mean(one.lacking for one in some) for replicates, some in found.items()}
+    assert lacking[2] < max(0.5, 2 * lacking[4])
+    assert statistics.mean(one.off**2 for one in found[2]) < 2**2
 
 
 def cpu_s(*command: str) -> float:
