@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ablate import transfer
-from ablate.conclusion import ArmVerdict, Conclusion, Evidence, Metrics, ReferenceState, unconfirmed
+from ablate.caveats import caveats
+from ablate.conclusion import ArmVerdict, Conclusion, Evidence, Metrics
 from ablate.stats.effects import Paired, mean, paired
 from ablate.study import BASELINE, CONFIRMATION, Arm, Level, Levels, Question, Study
 from ablate.words import between, counted, listed, number
@@ -127,7 +128,7 @@ def answer(
         subject=f"{subject.name} ({where.phase})" if subject.name != BASELINE else "the winner",
         changes=[change for change in _changes(study, last.winner_levels, base) if change.path not in last.inert],
         questions=[] if subject.name == BASELINE and not adopted else [_answered(study, one, found, origin) for one in study.questions],
-        warnings=[*failures, *_warnings(study, conclusions, subject if adopted else None)],
+        warnings=[*failures, *caveats(study, conclusions, subject if adopted else None)],
         lacking=list(lacking),
         mattered=list(mattered),
         fairness=fairness,
@@ -170,41 +171,31 @@ def _headline(study: Study, conclusions: Sequence[Conclusion], adopted: bool) ->
     arms = [arm for conclusion in conclusions for arm in conclusion.arms if arm.name != BASELINE]
     if not arms:
         return [f"Undecided: no arm of {listed([one.phase for one in phases])} could be compared with the baseline, which stays."]
-    better = [arm for arm in arms if arm.p_adjusted is not None and arm.p_adjusted < study.alpha and _healthy(arm)]
-    unbeaten = sorted({reference.name for arm in better for reference in arm.references if _compared(reference) and not reference.beaten})
-    unknown = sorted({reference.name for arm in better for reference in arm.references if not _compared(reference)})
-    if better and unknown and not unbeaten:
-        return [
-            f"Undecided: {counted(len(better), 'arm')} of {len(arms)} better than the baseline with all guards kept, but {listed(unknown)} "
-            f"has too few results on {metric} to be beaten. Until it has, the baseline stays."
-        ]
-    if better and unbeaten:
-        return [
-            f"No: {_not_learned(conclusions, better)}. {counted(len(better), 'arm')} of {len(arms)} better than the baseline "
-            f"with all guards kept, but none is shown to beat {listed(unbeaten)} on {metric}."
-        ]
-    beaten = _beside_references(study, arms)
-    open_ = [arm for arm in arms if arm.verdict == "undecided" and not _idle(arm)]
-    measured = [arm for arm in open_ if arm.effect is not None and _healthy(arm)]
+    open_ = [arm for arm in arms if arm.verdict == "undecided" and not arm.idle]
+    measured = [arm for arm in open_ if arm.effect is not None and arm.healthy]
     blind = [arm for arm in open_ if arm not in measured]
     untold = f" {counted(len(blind), 'arm')} could not be judged: {listed([arm.name for arm in blind])}." if blind else ""
+    kept = " with all guards kept" if study.guards else ""
+    better = [arm for arm in arms if arm.p_adjusted is not None and arm.p_adjusted < study.alpha and arm.healthy]
+    of_better = f"{counted(len(better), 'arm')} of {len(arms)} better than the baseline{kept}"
+    unbeaten = sorted({reference.name for arm in better for reference in arm.references if reference.compared and not reference.beaten})
+    unknown = sorted({reference.name for arm in better for reference in arm.references if not reference.compared})
+    if better and unbeaten:
+        first = f"{'Undecided' if blind else 'No'}: {_not_learned(conclusions, better)}."
+        return [f"{first} {of_better}, but none is shown to beat {listed(unbeaten)} on {metric}.{untold}"]
+    if better and unknown:
+        why = f"{listed(unknown)} has too few results on {metric} to be beaten"
+        return [f"Undecided: {of_better}, but {why}.{untold} Until more is known, the baseline stays."]
+    none = f"none of {counted(len(arms), 'arm')} is adopted{_beside_references(study, arms)}."
     if measured:
         best = max(measured, key=lambda arm: study.objective.sign * (arm.effect.mean if arm.effect else 0.0))
         assert best.effect is not None
         effect = f"{metric} {number(best.effect.mean, signed=True)}{between(best.effect.low, best.effect.high)}"
-        kept = "with all guards kept " if study.guards else ""
-        return [
-            f"Undecided: none of {counted(len(arms), 'arm')} is adopted{beaten}. {counted(len(measured), 'arm')} {kept}"
-            f"may yet help; the largest effect is {effect} of {best.name}.{untold} Until more is known, the baseline stays."
-        ]
+        help_ = f"{counted(len(measured), 'arm')}{kept} may yet help; the largest effect is {effect} of {best.name}."
+        return [f"Undecided: {none} {help_}{untold} Until more is known, the baseline stays."]
     if blind:
-        return [f"Undecided: none of {counted(len(arms), 'arm')} is adopted{beaten}.{untold} Until more is known, the baseline stays."]
-    return [f"No: none of {counted(len(arms), 'arm')} is adopted{beaten}. The baseline stays."]
-
-
-def _compared(reference: ReferenceState) -> bool:
-    """Whether an interval of the difference to it is defined."""
-    return reference.individual is not None
+        return [f"Undecided: {none}{untold} Until more is known, the baseline stays."]
+    return [f"No: {none} The baseline stays."]
 
 
 def _not_learned(conclusions: Sequence[Conclusion], better: Sequence[ArmVerdict]) -> str:
@@ -216,7 +207,7 @@ def _not_learned(conclusions: Sequence[Conclusion], better: Sequence[ArmVerdict]
 
 def _beside_references(study: Study, arms: Sequence[ArmVerdict]) -> str:
     """That none of these is shown to beat the references, or could not be compared with them."""
-    compared = {reference.name for arm in arms for reference in arm.references if _compared(reference)}
+    compared = {reference.name for arm in arms for reference in arm.references if reference.compared}
     known, unknown = (listed(sorted(names)) for names in (study.references.keys() & compared, study.references.keys() - compared))
     said = f" and none is shown to beat {known}: learning not shown" if known else ""
     return said + (f"; {unknown} could be compared with none" if unknown else "")
@@ -226,11 +217,6 @@ def _otherwise(study: Study, last: Conclusion, adopted: bool) -> list[str]:
     if study.otherwise is None or adopted or last.next is not None:
         return []
     return [f"The study for this case, beside this one's file: ablate run {study.otherwise}"]
-
-
-def _idle(arm: ArmVerdict) -> bool:
-    """Whether every paired difference is exactly 0."""
-    return arm.effect is not None and arm.effect.mean == 0 and arm.effect.low is None
 
 
 def _collapse_line(conclusions: Sequence[Conclusion]) -> list[str]:
@@ -252,7 +238,7 @@ def _closest(study: Study, conclusions: Sequence[Conclusion]) -> tuple[Conclusio
     rivals = [(conclusion, arm) for conclusion in conclusions for arm in conclusion.arms if arm.name != BASELINE and arm.effect is not None]
     if not rivals:
         return conclusions[-1], conclusions[-1].arm(BASELINE)
-    return max(rivals, key=lambda pair: (_healthy(pair[1]), study.objective.sign * (pair[1].effect.mean if pair[1].effect else 0.0)))
+    return max(rivals, key=lambda pair: (pair[1].healthy, study.objective.sign * (pair[1].effect.mean if pair[1].effect else 0.0)))
 
 
 def _changes(study: Study, winner: Levels, base: Levels) -> list[Change]:
@@ -308,99 +294,6 @@ def _unpaired(found: Mapping[int, Metrics], origin: Mapping[int, Metrics], pairs
     if not lost or not pairs.pairs:
         return ""
     return f" Left out for a missing or not finite value: replicate{'s' if len(lost) > 1 else ''} {', '.join(lost)}."
-
-
-def _warnings(study: Study, conclusions: Sequence[Conclusion], winner: ArmVerdict | None) -> list[str]:
-    said = []
-    if winner is not None:
-        said += _flattered(conclusions)
-        said += [f"The winner breaks a guard: {guard.guard}." for guard in winner.guards if guard.value is not None and not guard.holds]
-        said += [
-            f"No replicate of the winner reported {guard.metric}: whether {guard.guard} holds is not known."
-            for guard in winner.guards
-            if guard.value is None
-        ]
-        said += [
-            f"The winner of the last phase is not shown there to beat {reference.name}: learning not shown."
-            for reference in winner.references
-            if not reference.beaten and winner.name != BASELINE
-        ]
-    said += _undecided(study, conclusions)
-    missing = [phase.name for phase in study.phases if phase.name not in {conclusion.phase for conclusion in conclusions}]
-    if unconfirmed(study, conclusions):
-        said.append("The winner has not met the study's baseline on fresh replicates yet: run the same command again.")
-    said += _checks(conclusions)
-    if missing and conclusions[-1].next is not None:
-        said.append(f"The study has not ended: {listed(missing)} {'is' if len(missing) == 1 else 'are'} not concluded.")
-    elif missing:
-        said.append(f"Not run, because a gate led elsewhere: {listed(missing)}.")
-    planned = (study.replicates.start, study.replicates.at_most)
-    looks = dict.fromkeys(conclusion.looks or planned for conclusion in conclusions)
-    spans = listed([f"from {first} to {last}" if first < last else f"at {last}" for first, last in looks])
-    said.append(
-        "Intervals cover what the replicate's seed varies (start, order, and split of the data where it rotates), not other data, "
-        "longer training or larger models. They assume about normal differences, and hold for all arms of a phase together, not for all "
-        f"phases, at every look ({spans} replicates)."
-    )
-    if study.questions:
-        rivals = sum(arm.name != BASELINE for conclusion in conclusions for arm in conclusion.arms)
-        picked = bool(_flattered(conclusions)) if winner is not None else rivals > 1
-        chosen = "; the arm was chosen by the same replicates" if picked else ""
-        said.append(f"Each question is answered by an interval of its own, corrected neither for their number nor for the looks{chosen}.")
-    return said
-
-
-def _flattered(conclusions: Sequence[Conclusion]) -> list[str]:
-    """That the replicates which chose the winner also measure it: not so on the fresh ones of a confirmation or of a tuning phase."""
-    last = conclusions[-1]
-    if last.phase == CONFIRMATION or last.points:
-        return []
-    chosen = [
-        f"the best of {counted(max(len(one.arms) - 1, len(one.points)), 'point' if one.points else 'arm')} in {one.phase}"
-        for one in conclusions
-        if one.winner != BASELINE and (len(one.arms) > 2 or one.points)
-    ]
-    if not chosen:
-        return []
-    return [f"The winner is {listed(chosen)} by the same replicates that measure it: its mean effect is flattered."]
-
-
-def _undecided(study: Study, conclusions: Sequence[Conclusion]) -> list[str]:
-    """What would tell of the arms that are neither adopted nor rejected."""
-    open_ = [
-        (f"{arm.name} ({conclusion.phase})", arm) for conclusion in conclusions for arm in conclusion.arms if arm.verdict == "undecided"
-    ]
-    idle = [name for name, arm in open_ if _idle(arm)]
-    lost = [name for name, arm in open_ if arm.effect is None]
-    unguarded = [name for name, arm in open_ if arm.effect is not None and any(guard.value is None for guard in arm.guards)]
-    undecided = [name for name, _ in open_ if name not in {*idle, *lost, *unguarded}]
-    said = []
-    if undecided:
-        said.append(f"Undecided is not refuted: {listed(undecided)} may help; more replicates would tell.")
-    if lost:
-        said.append(
-            f"Nothing is known of {listed(lost)}: no replicate pairs with the baseline's. Mend what is missing above and run again."
-        )
-    if unguarded:
-        said.append(f"Not judged for want of a guard's metric: {listed(unguarded)}. Let the trainer return it, or name the one it returns.")
-    if idle:
-        said.append(f"Equal to their baseline in every replicate, so without effect under these settings: {listed(idle)}.")
-    return said
-
-
-def _checks(conclusions: Sequence[Conclusion]) -> list[str]:
-    """How often giving up an arm early was right, where that was looked at."""
-    checks = [check for conclusion in conclusions for check in conclusion.checks]
-    if not checks:
-        return []
-    wrong = [check.arm for check in checks if not check.confirmed]
-    given_up = sum(text.startswith("Stopped") for conclusion in conclusions for text in conclusion.stopped.values())
-    said = f"{counted(given_up, 'arm')} stopped early; {counted(len(checks), 'other')} that would have run on to check the rules: "
-    return [said + ("each bears them out." if not wrong else f"{listed(wrong)} did not, so that rule stopped no arm of its phase.")]
-
-
-def _healthy(arm: ArmVerdict) -> bool:
-    return all(guard.holds for guard in arm.guards)
 
 
 def _level(value: Level) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ablate.stats.effects import mean
+from ablate.stats.effects import LEAST_PAIRS, mean
 from ablate.study import BASELINE, CONFIRMATION, Guard, Levels, Study
 
 Metrics = Mapping[str, float]
@@ -59,6 +59,11 @@ class ReferenceState(_Frozen):
     beaten: bool
     """Shown to be better, with the error rate of the phase over all arms."""
 
+    @property
+    def compared(self) -> bool:
+        """Whether an interval of the difference is defined: enough pairs, and some spread."""
+        return self.individual is not None
+
 
 class ArmVerdict(_Frozen):
     """What a phase says of one arm."""
@@ -85,6 +90,17 @@ class ArmVerdict(_Frozen):
     same_trials_as_baseline: bool = False
     cost_to_decide: str | None = None
     """What deciding would take, for an undecided arm with a spread."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all guards are known to hold."""
+        return all(guard.holds for guard in self.guards)
+
+    @property
+    def idle(self) -> bool:
+        """Whether every paired difference is exactly 0, in as many as an interval needs."""
+        enough = self.effect is not None and (self.effect.pairs is None or self.effect.pairs >= LEAST_PAIRS)
+        return self.effect is not None and enough and self.effect.mean == 0 and self.effect.low is None
 
 
 class Check(_Frozen):

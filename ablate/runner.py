@@ -279,7 +279,8 @@ class Stage:
             why = f"has a result. {message}."
         return (
             f"{name}: phase {phase.name} cannot be decided, since no replicate of its baseline {why} "
-            f"Mend the cause, move {self.root / name} away and run again; trials that are done are found again."
+            f"Mend the cause; then `ablate retry --failed {name}` if study and code stay as they were, else move {self.root / name} away; "
+            "and run again. Trials that are done are found again."
         )
 
     def _complete(self, phase: str, arms: Mapping[str, Sequence[trial.TrialSpec]], until: int | None = None) -> None:

@@ -106,9 +106,12 @@ def analyse(factors: Sequence[Factor], cells: Mapping[Cell, Mapping[int, float]]
     terms += [(a[0], b[0]) for a, b in itertools.combinations(steps, 2) if a[0][0] != b[0][0]]
     names = [" x ".join(_step(factors, s) for s in term) for term in terms]
     order = [cell for cell in sorted(cells) if any(math.isfinite(v) for v in cells[cell].values())]
-    if not order:
-        nothing = tuple((cell, r) for cell in sorted(cells) for r in sorted(cells[cell]))
-        return Factorial((), (), (), nothing, ("No cell has a result, so nothing is known of any factor.",))
+    if len(order) < 2:
+        bad = tuple((cell, r) for cell in sorted(cells) for r, v in sorted(cells[cell].items()) if not math.isfinite(v))
+        which = "only one" if order else "none"
+        return Factorial(
+            (), (), (), bad, (f"Of {len(cells)} cells of the factorial {which} has a result, so nothing is known of any factor.",)
+        )
     full = np.column_stack([np.ones(len(order)), *([_column(factors, order, term) for term in terms])])
     kept, partners = _aliases(full)
     values = {(cell, r): sign * v for cell, found in cells.items() for r, v in found.items() if math.isfinite(v)}

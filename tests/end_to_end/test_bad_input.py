@@ -373,7 +373,7 @@ def test_a_phase_without_its_baseline_ends_with_the_reason_and_the_mend(
     assert code == 1
     assert "faulty: phase more cannot be decided, since" in terminal
     assert sentence in terminal
-    assert "move runs/faulty away and run again" in terminal
+    assert "else move runs/faulty away; and run again." in terminal
     for form, words in {"terminal": terminal, **desk.answers()}.items():
         assert "No phase is concluded yet." in words, form
         assert ("planted failure" if fault["do"] == "fail" else "Did you mean SCORE?") in words, form

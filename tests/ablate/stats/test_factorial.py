@@ -119,4 +119,4 @@ def test_a_cell_without_any_result_aliases_what_it_alone_would_tell() -> None:
     never = analyse(ON_OFF[:2], {cell: values if cell[1] == 0 else {0: math.nan} for cell, values in two.items()}, ALPHA)
     assert any(s.startswith("overlap=on is not told apart from the mean") for s in never.sentences)
     nothing = analyse(ON_OFF[:2], {cell: {} for cell in two}, ALPHA)
-    assert nothing.sentences == ("No cell has a result, so nothing is known of any factor.",)
+    assert nothing.sentences == ("Of 4 cells of the factorial none has a result, so nothing is known of any factor.",)
