@@ -217,7 +217,7 @@ def fairness(study: Study, conclusions: Sequence[Conclusion], placed: Placed, ba
         phase = study.phase(conclusion.phase)
         if isinstance(phase.design, Tune):
             points = len(conclusion.points)
-            tuned.append((phase.name, sorted(phase.factors), points, points * study.replicates_of(phase).start))
+            tuned.append((phase.name, sorted(phase.factors), points, points * len(study.replicates_of_points(phase))))
     counts = {f"{c.phase}/{a.name}": a.replicates for c in conclusions for a in c.arms}
     equal = len([path for path in base if path not in varied])
     what = f"{counted(equal, 'setting')}, all but {listed(varied)}" if varied and equal else "everything"

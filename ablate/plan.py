@@ -133,7 +133,7 @@ def plan(study: Study, offers: Offers, seconds_per_trial: float | None = None, f
         known |= certain
         if isinstance(phase.design, Tune):
             # Each point, then the tuned arm and the carried winner on fresh replicates.
-            count, open_trials = phase.design.points + 2, phase.design.points * counts.start + 2 * most
+            count, open_trials = phase.design.points + 2, phase.design.points * len(study.replicates_of_points(phase)) + 2 * most
         elif index == 0:
             count, open_trials = len(arms), 0
         else:

@@ -227,8 +227,7 @@ class Stage:
     def _tuned(self, phase: Phase, tune: Tune, carried: Levels) -> Conclusion:
         """Measure points, find the operating range, and let its middle meet what is carried on fresh replicates."""
         tuner = Tuner(phase, carried, self.offers.setting_types(), self.study.objective.direction)
-        counts = self.study.replicates_of(phase)
-        replicates = range(counts.first, counts.first + counts.start)
+        replicates = self.study.replicates_of_points(phase)
         points: list[Point] = []
         also = [goal.metric for goal in tune.also]
         refused: list[operating.Refused] = []

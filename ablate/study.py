@@ -246,6 +246,9 @@ class Tune(_Strict):
     """Points asked at once, before any of them is told."""
     seed: int = 0
     """Seed of the sampler."""
+    replicates: int | None = Field(None, ge=1)
+    """Replicates of each point; none: as many as an arm's `start`. For the same trials more points with fewer replicates find more: the
+    surrogate takes the noise from all points together, and what it recommends meets the winner on fresh replicates anyway."""
     also: list[Goal] = []
     """Objectives beside the study's own, for a Pareto front; the study's own decides."""
 
@@ -483,6 +486,12 @@ class Study(_Strict):
     def replicates_of(self, phase: Phase) -> Replicates:
         """The phase's own replicates, else the study's."""
         return phase.replicates or self.replicates
+
+    def replicates_of_points(self, phase: Phase) -> range:
+        """The replicates on which each point of a tuning phase is measured."""
+        counts = self.replicates_of(phase)
+        own = phase.design.replicates if isinstance(phase.design, Tune) else None
+        return range(counts.first, counts.first + (own or counts.start))
 
 
 def asked_of(study: Study) -> str:

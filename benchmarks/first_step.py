@@ -8,7 +8,6 @@ and no trial left. All workers start at the same time, as they do for a user. Th
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import statistics
@@ -17,6 +16,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks.side import machine
 
 STUDY = "studies/collapse.yaml"
 LONGEST_S = 120.0
@@ -42,14 +43,14 @@ def first_s(study: str, root: Path, name: str) -> float:
 def main() -> None:
     arguments = sys.argv[1:]
     study, repetitions = (arguments[0] if arguments else STUDY), (int(arguments[1]) if len(arguments) > 1 else 5)
-    load, found = os.getloadavg()[0], dict[str, list[float]]()
+    found: dict[str, list[float]] = {}
     for _ in range(repetitions):
         with tempfile.TemporaryDirectory(prefix="first-") as folder:
             root = Path(folder) / "runs"
             for said, name in (("nothing known", "first"), ("preflight kept", "second")):
                 found.setdefault(said, []).append(first_s(study, root, name))
                 shutil.rmtree(root / "trials")
-    print(f"{os.cpu_count()} cores, load {load:.1f} at the start and {os.getloadavg()[0]:.1f} at the end, {repetitions} repetitions.\n")
+    print(f"{machine(repetitions)}\n")
     print(f"| {study} | seconds to the first reported step, median (range) |\n| --- | --- |")
     for said, seconds in found.items():
         print(f"| {said} | {statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f}) |")

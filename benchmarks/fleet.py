@@ -25,6 +25,7 @@ from ablate.execution.base import Identity, Order, Timing, WorkerFiles
 from ablate.execution.pool import Queue
 from ablate.trial import Outcome, TrialFiles, metric_line
 from benchmarks.nothing import open_ledger, specs, study
+from benchmarks.side import machine
 
 SIZES = (10, 100, 1_000)
 TRIAL_S, REPORT_S, PLAYED_S = 600.0, 10.0, 1800.0
@@ -167,6 +168,7 @@ ROWS = (
 def main() -> None:
     sizes = [int(size) for size in sys.argv[1:]] or list(SIZES)
     found = {size: played(size) for size in sizes}
+    print(f"{machine()}\n")
     print(f"| workers | {' | '.join(f'{size:,}' for size in sizes)} |\n| --- |{' --- |' * len(sizes)}")
     for name, key, form in ROWS:
         print(f"| {name} | {' | '.join(format(found[size][key], form) for size in sizes)} |")

@@ -8,7 +8,6 @@ hundredth of the points, `log_batch` all of them, 1000 a call, which is the most
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from ablate.tracking.base import Entry, Points
 from ablate.tracking.mlflow import MlflowTracker, connected
+from benchmarks.side import machine
 
 SLOWER = 100
 """`log_metric` writes one in so many of the points."""
@@ -56,10 +56,8 @@ def rates(points: int) -> dict[str, float]:
 
 def main() -> None:
     points, repetitions = (int(value) for value in (*sys.argv[1:3], *("100000", "5")[len(sys.argv[1:3]) :]))
-    load = os.getloadavg()[0]
     runs = [rates(points) for _ in range(repetitions)]
-    loads = f"load {load:.1f} at the start and {os.getloadavg()[0]:.1f} at the end"
-    print(f"{os.cpu_count()} cores, {loads}, {points} points, {repetitions} alternating repetitions.\n")
+    print(f"{points:,} points. {machine(repetitions)}\n")
     print("| | points a second, median (range) | ours, times this one: median of the ratios within a repetition |\n| --- | --- | --- |")
     for name in runs[0]:
         values = [run[name] for run in runs]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 from ablate.execution.pool import Queue
 from ablate.study import Arm
 from benchmarks.nothing import open_ledger, specs, study
+from benchmarks.side import machine
 
 SIZES = (100, 1_000, 10_000)
 POINTS = 50
@@ -127,11 +127,8 @@ ROWS = {
 
 def main() -> None:
     sizes = [int(size) for size in sys.argv[1:]] or list(SIZES)
-    load = os.getloadavg()[0]
     found = {size: measured(size) for size in sizes}
-    print(
-        f"{os.cpu_count()} cores, load {load:.1f} at the start and {os.getloadavg()[0]:.1f} at the end, {POINTS} points a trial, one run.\n"
-    )
+    print(f"{POINTS} metric points a trial, one run each. {machine()}\n")
     print(f"| trials | {' | '.join(f'{size:,}' for size in sizes)} |\n| --- |{' --- |' * len(sizes)}")
     for name, key in ROWS.items():
         print(f"| {name} | {' | '.join(f'{found[size][key]:.3g}' for size in sizes)} |")

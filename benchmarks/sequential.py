@@ -1,6 +1,6 @@
 """Error rates, power and cost of the sequential rule, by simulation.
 
-    python benchmarks/sequential.py [STUDIES]
+    PYTHONPATH=. python benchmarks/sequential.py [STUDIES]
 
 Every arm and the baseline draw a value a replicate; an arm's differences share the baseline's values, as in a phase. Seeds are fixed.
 """
@@ -19,6 +19,7 @@ from ablate.stats.intervals import simultaneous
 from ablate.stats.looks import Looks
 from ablate.stats.sequential import repeated
 from ablate.stats.stopping import judge
+from benchmarks.side import machine
 
 ALPHA = 0.05
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Float[np.ndarray, "..."]]
@@ -78,10 +79,12 @@ def planted(effect: float, looks: Looks, studies: int, arms: int = 8, good: int 
 
 def main(studies: int) -> None:
     """Print the tables."""
-    error = np.sqrt(ALPHA * (1 - ALPHA) / studies)
-    print(f"{studies} studies of 8 arms without benefit, alpha {ALPHA}; allowed {ALPHA + 2 * error:.4f}. False adoption / missed interval")
+    allowed = ALPHA + 2 * np.sqrt(ALPHA * (1 - ALPHA) / studies)
+    print(f"{studies:,} studies of 8 arms without benefit, alpha {ALPHA}; allowed {allowed:.4f}. {machine()}")
+    print("Share with any false adoption at any look / with any interval that misses, arms and baseline alike:\n")
     windows = [Looks(3, 3), Looks(3, 5), Looks(4, 6), Looks(3, 8), Looks(8, 8)]
-    print("| values | " + " | ".join(f"{w.start} to {w.at_most}" for w in windows) + " |\n|" + " --- |" * (len(windows) + 1))
+    head = "| values | " + " | ".join(f"{w.start} to {w.at_most}" for w in windows) + " |\n|" + " --- |" * (len(windows) + 1)
+    print(head)
     for name, draw in EXCHANGEABLE.items():
         noise = np.random.default_rng(1)
         cells = []
@@ -90,7 +93,7 @@ def main(studies: int) -> None:
             cells.append("{:.4f} / {:.4f}".format(*null(values, w)))
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     noise = np.random.default_rng(2)
-    print("Outside the assumption (the arm's noise is not the baseline's; means equal):")
+    print("\nOutside the assumption (the arm's noise is not the baseline's; means equal):\n\n" + head)
     odd: dict[str, Callable[[int], Float[np.ndarray, "..."]]] = {
         "arms exponential, baseline constant": lambda n: noise.exponential(1, (studies, 8, n)) - 1,
         "arms minus exponential, baseline constant": lambda n: 1 - noise.exponential(1, (studies, 8, n)),
@@ -105,7 +108,7 @@ def main(studies: int) -> None:
     }
     for name, values_of in odd.items():
         print(f"| {name} | " + " | ".join("{:.4f} / {:.4f}".format(*null(values_of(w.at_most), w)) for w in windows) + " |", flush=True)
-    print("Power for each of 2 good arms of 8, and runs (trials) a study; effect in standard deviations of a difference")
+    print("\nPower for each of 2 good arms of 8, and runs (trials) a study; effect in standard deviations of a difference.\n")
     print("| looks | effect | power | runs | fixed: power | fixed: runs | share of runs |\n|" + " --- |" * 7)
     for w in (Looks(3, 8), Looks(4, 8), Looks(4, 6)):
         for effect in (1.5, 2.5, 4.0, 8.0):

@@ -141,7 +141,8 @@ def ratios(ours: Sequence[Answer], theirs: Sequence[Answer], of: str) -> list[fl
     return [b[of] / a[of] for a, b in zip(ours, theirs, strict=True)]
 
 
-def machine(repetitions: int) -> str:
+def machine(repetitions: int | None = None) -> str:
     """One sentence on where and how a table was measured."""
     day, cores, load = time.strftime("%Y-%m-%d"), os.cpu_count(), os.getloadavg()[0]
-    return f"{day}, {platform.machine()}, {cores} cores, load {load:.1f} at the end, {repetitions} alternating repetitions."
+    often = "" if repetitions is None else f", {repetitions} alternating repetitions"
+    return f"{day}, {platform.machine()}, {cores} cores, load {load:.1f} at the end{often}."

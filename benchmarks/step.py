@@ -1,6 +1,6 @@
 """Steps a second of `phantom_cpu` now and at an earlier commit of this repository, alternating, in one run.
 
-    python benchmarks/step.py [--before COMMIT] [--repetitions N] [--steps N]
+    PYTHONPATH=. python benchmarks/step.py [--before COMMIT] [--repetitions N] [--steps N]
 
 Each repetition is a process of its own that trains the preset (default arm, and the healthy one) for some steps; the rate is that of
 `loop/steps_per_second` of the trainer's report: data, update and training measures. CPU time is that of all the process's threads, and
@@ -13,14 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.side import ROOT, machine
+
 TAKEN_UP = "1eab204"
 """The last commit before the trainer was rewritten for the full recipe."""
 ARMS = {
@@ -74,7 +74,7 @@ def main() -> None:
 
 def table(asked: argparse.Namespace, codes: dict[str, Path]) -> None:
     """Alternate over the codes within each repetition."""
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}")
+    print(f"{asked.steps} steps each. {machine(asked.repetitions)}\n")
     rates = "before: steps/s (range) | now: steps/s (range) | ratio | CPU ms a step, before | now | ratio"
     print(f"| threads | arm | {rates} | data, before | data, now | peak GiB, now |")
     print("| --- " * 11 + "|")

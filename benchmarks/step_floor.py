@@ -1,6 +1,6 @@
 """What a step of `phantom_cpu` cannot do without: its products and its other heavy kernels, each alone, beside whole steps.
 
-    python benchmarks/step_floor.py [--before COMMIT] [--repetitions N] [--steps N]
+    PYTHONPATH=. python benchmarks/step_floor.py [--before COMMIT] [--repetitions N] [--steps N]
 
 Every matrix product, activation, softmax and normalisation of one real step, forward and backward, is called again and again with the
 tensors that it had there, so from a warm cache, and its median time counts (CPU time with one thread, as other work on the machine then
@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step import ROOT, TAKEN_UP, measured
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.side import ROOT, machine
+from benchmarks.step import TAKEN_UP, measured
 from trainer.config import from_mapping
 from trainer.data import batches, load_scans, split_scans
 from trainer.numerics import device_of
@@ -118,7 +119,8 @@ def table(asked: argparse.Namespace, threads: int, codes: dict[str, Path]) -> No
             found = measured(code, {"loop.steps": asked.steps}, threads)
             rows.setdefault(f"whole step, {name}, ms", []).append(1e3 / found["loop/steps_per_second"])
             rows.setdefault(f"its CPU time, {name}, ms", []).append(found["loop/cpu_ms_per_step"])
-    print(f"\n{threads} threads, products at {statistics.median(rates):.0f} GFLOP/s\n\n| | median (range) |\n| --- | --- |")
+    print(f"\n{asked.steps} steps, {threads} threads, products at {statistics.median(rates):.0f} GFLOP/s. {machine(asked.repetitions)}\n")
+    print("| | median (range) |\n| --- | --- |")
     for name, values in rows.items():
         print(f"| {name} | {statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f}) |", flush=True)
 

@@ -112,7 +112,7 @@ def status_of(runs: Path, study: str) -> Status:
     ]
     finished = any(event.kind == "done" for event in ledger.events()[-1:])
     state: Literal["starting", "running", "stopped", "done"] = "stopped"
-    said = "stopped, resumable"
+    said = "stopped, resumable" if frozen is not None else "did not begin: it was refused, or ended before its first trial; run it again"
     if controller is not None:
         state, said = "running", f"running (process {controller['pid']} on {controller['host']})"
     elif starting:

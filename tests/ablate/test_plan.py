@@ -67,7 +67,7 @@ def test_the_collapse_study_counts_each_signature_once(study: Study, offers: Off
     points = study.phases[2].design
     assert isinstance(points, Tune)
     fresh = 2 + 2  # the tuned point and what is carried; the study's baseline and its reference beside them
-    assert found["thresholds"] == (points.tune + 2, points.tune * start + fresh * most)
+    assert found["thresholds"] == (points.tune + 2, points.tune * (points.replicates or start) + fresh * most)
     assert found["confirmation"] == (2, (2 + 1) * most)
 
 

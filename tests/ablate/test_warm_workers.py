@@ -89,6 +89,7 @@ def test_a_refused_study_leaves_no_worker_and_starts_anew_once_mended(folder: Pa
     said = ablate(folder, "report", "warm")
     assert said.returncode != 0
     assert "ablate run" in said.stderr
+    assert "did not begin" in ablate(folder, "status", "warm").stdout
     assert not begun(folder / "runs", "warm")
     mended = run(folder, 1.0)
     assert mended.returncode == 0, mended.stdout + mended.stderr

@@ -11,6 +11,7 @@ import pytest
 from jaxtyping import Float
 from scipy.special import stdtr
 
+from ablate.stats import looks as rule
 from ablate.stats.effects import Paired, paired
 from ablate.stats.intervals import Simultaneous, simultaneous
 from ablate.stats.looks import Looks
@@ -63,6 +64,17 @@ def test_the_level_of_the_looks_is_that_of_a_plain_simulation() -> None:
     for scale in (0.3, 0.1, 0.02, 0.004):
         exact = float(LOOKS.level(scale))
         assert (smallest <= scale).mean() == pytest.approx(exact, abs=4 * math.sqrt(exact / 200_000))
+
+
+@pytest.mark.parametrize("looks", [LOOKS, Looks(4, 6), Looks(3, 20)], ids=["3 to 8", "4 to 6", "3 to 20"])
+def test_the_table_of_levels_is_that_of_a_much_finer_integral(looks: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
+    scales = np.geomspace(1.7e-8, 0.4, 9)
+    found = looks.level(scales)
+    monkeypatch.setattr(rule, "_RADII", 1601)
+    monkeypatch.setattr(rule, "_NODES", 64)
+    exact = np.array([rule._any_crossing(looks.start, tuple(scale * looks.weights)) for scale in scales])
+    assert np.abs(found / exact - 1).max() < 0.03
+    assert np.abs(found / exact - 1)[scales > 1e-3].max() < 0.006
 
 
 def test_a_single_look_is_the_plain_t_test() -> None:
