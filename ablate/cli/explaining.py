@@ -42,7 +42,7 @@ def _lines(document: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
         below = "below" if arm["p_adjusted"] < alpha else "not below"
         said.append(f"Adjusted p {probability(arm['p_adjusted'])} over all arms of the phase and all looks: {below} alpha {alpha:g}.")
     for guard in arm["guards"]:
-        held = "no replicate reported it" if guard["value"] is None else "kept" if guard["holds"] else "broken"
+        held = "no replicate has a finite value" if guard["value"] is None else "kept" if guard["holds"] else "broken"
         said.append(f"Guard {guard['guard']}: {number(guard['value'])}, {held}.")
     for reference in arm["references"]:
         untold = "not compared, for want of pairs or of spread" if reference["individual"] is None else "not shown to be beaten"
