@@ -42,7 +42,7 @@ docs: $(VENV)/.installed-dev
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
 
-BENCHMARKS := crops peer_step indexing commands overhead scale fleet first_step metric_points step step_floor sequential tuning preflight_ranking
+BENCHMARKS := crops peer_step indexing commands report overhead scale fleet first_step metric_points step step_floor sequential tuning preflight_ranking
 
 bench: $(addprefix bench-,$(BENCHMARKS))
 

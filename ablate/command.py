@@ -20,7 +20,7 @@ Arguments = str | list[str]
 PLACEHOLDERS = ("config", "directory", "checkpoint", "seed", "python")
 """`{config}` and so on in a command's arguments; other braces are left as they are."""
 
-VIEWED = ("config", "directory", "seed", "step", "python")
+VIEWED = ("config", "directory", "seed", "step", "python", "folder")
 """The same in `trainer.viewer`, which looks at one trial."""
 
 DIRECTORY = "command"

@@ -75,9 +75,9 @@ class Trainer(Command, _Strict):
     export: str | None = None
     """Offer: writes a run's model into a folder, for `ablate sync --register`."""
     viewer: Arguments | None = None
-    """The command that shows what a trial saw, for the dashboard to print: a list, or one text. `{directory}` is the folder of the trial's
-    last attempt, `{config}` its settings as a JSON file (under `config`), `{seed}` its replicate, `{step}` the last step that it reported,
-    `{python}` this Python. No result depends on it."""
+    """The command that shows what a trial saw as an HTML page, for the dashboard to run: a list, or one text. `{directory}` is the folder
+    of the trial's last attempt, `{config}` its settings as a JSON file (under `config`), `{seed}` its replicate, `{step}` a step that it
+    reported, `{python}` this Python, `{folder}` the folder in which the dashboard was called. No result depends on it."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Trainer:

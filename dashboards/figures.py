@@ -25,6 +25,12 @@ ROW_PIXELS, LINE_PIXELS = 60, 15
 NAME_WIDTH = 46
 """Characters of an arm's name in one line; a phone shows so many."""
 
+POINTS = 150
+"""Of a curve at most; a small multiple has about two pixels for each."""
+
+SEEN = 0.02
+"""Share of a figure's height below which a rise is not marked."""
+
 BAND = "rgba(127,127,127,0.18)"
 _ACROSS_X = {"x0": 0, "x1": 1, "xref": "x domain"}
 _ACROSS_Y = {"y0": 0, "y1": 1, "yref": "y domain"}
@@ -144,16 +150,18 @@ def curves(frame: pd.DataFrame, metric: str, arms: Mapping[str, Line], winner: s
         arms: In the order of drawing; the names are the legend's keys.
         winner: Drawn heavier.
         marked: A step of some arms, drawn as a dotted line in their colour.
+
+    A loss has a triangle where each arm rises most. A long curve is drawn in `POINTS` stretches.
     """
     import plotly.graph_objects as go
 
     figure = go.Figure(layout={"template": "none"})
     for arm, line in arms.items():
-        found = frame[frame["arm"] == arm].groupby("step")["value"].agg(["mean", "min", "max"])
+        found = _thinned(frame[frame["arm"] == arm].groupby("step")["value"].agg(["mean", "min", "max"]))
         if found.empty:
             continue
         steps = found.index.tolist()
-        spread = {"x": steps + steps[::-1], "y": found["max"].tolist() + found["min"].tolist()[::-1]}
+        spread = {"x": steps + steps[::-1], "y": _short(found["max"]) + _short(found["min"])[::-1]}
         figure.add_trace(
             go.Scatter(
                 **spread,
@@ -168,8 +176,9 @@ def curves(frame: pd.DataFrame, metric: str, arms: Mapping[str, Line], winner: s
         hover = f"{shown(arm)}<br>step %{{x}}: %{{y:.4g}}<extra></extra>"
         drawn = {"color": line.colour, "dash": line.dash, "width": 4 if arm == winner else 2}
         figure.add_trace(
-            go.Scatter(x=steps, y=found["mean"].tolist(), mode="lines", line=drawn, legendgroup=shown(arm), hovertemplate=hover)
+            go.Scatter(x=steps, y=_short(found["mean"]), mode="lines", line=drawn, legendgroup=shown(arm), hovertemplate=hover)
         )
+    figure.add_traces(_rises(frame, arms) if is_loss(metric) else [])
     for arm, step in marked.items():
         if arm in arms:
             figure.add_vline(x=step, line={"color": arms[arm].colour, "dash": "dot", "width": 1}, name=f"collapse of {shown(arm)}")
@@ -177,6 +186,63 @@ def curves(frame: pd.DataFrame, metric: str, arms: Mapping[str, Line], winner: s
     figure.update_xaxes(title="step (optimizer updates)", zeroline=False)
     figure.update_yaxes(title=f"{shown(title(metric))}{_in(metric, br=True)}", zeroline=False)
     return figure
+
+
+def _thinned(found: pd.DataFrame) -> pd.DataFrame:
+    """Mean, least and greatest by step, in at most `POINTS` stretches of steps: their mean, their least and their greatest."""
+    if len(found) <= POINTS:
+        return found
+    steps = found.index.to_series()
+    stretch = (steps - steps.min()) * POINTS // (steps.max() - steps.min() + 1)
+    fewer = found.groupby(stretch.to_numpy()).agg({"mean": "mean", "min": "min", "max": "max"})
+    fewer.index = [round(step, 1) for step in steps.groupby(stretch.to_numpy()).mean()]
+    return fewer
+
+
+def _short(values: pd.Series) -> list[float]:
+    """In as many digits as anybody can read off; a page of 500 trials has half a million of them."""
+    return [float(f"{value:.7g}") for value in values]
+
+
+def is_loss(metric: str) -> bool:
+    """Whether a metric is a loss by its name, and not a measure of one."""
+    last = metric.rsplit("/", 1)[-1]
+    return "loss" in last and "stability" not in last and "rise" not in last
+
+
+def largest_rise(values: Sequence[float]) -> tuple[int, float]:
+    """Where a curve, smoothed, lies furthest above its least value so far, and by how much; 0 where it never rises.
+
+    Smoothed as the trainer's `loss_largest_rise` does it: means of n // 10 successive values, so that single steps are no rise.
+    """
+    window = max(1, len(values) // 10)
+    smooth = [sum(values[i : i + window]) / window for i in range(len(values) - window + 1)]
+    least, at, most = float("inf"), 0, 0.0
+    for index, value in enumerate(smooth):
+        least = min(least, value)
+        if value - least > most:
+            at, most = index + window // 2, value - least
+    return at, most
+
+
+def _rises(frame: pd.DataFrame, arms: Mapping[str, Line]) -> list[Any]:
+    """A triangle on each arm's mean curve where it rises most; none where that is less than the figure can show."""
+    import plotly.graph_objects as go
+
+    means = {arm: frame[frame["arm"] == arm].groupby("step")["value"].mean() for arm in arms}
+    known = {arm: mean for arm, mean in means.items() if len(mean) > 1}
+    if not known:
+        return []
+    span = max(mean.max() for mean in known.values()) - min(mean.min() for mean in known.values())
+    traces = []
+    for arm, mean in known.items():
+        at, rise = largest_rise(mean.tolist())
+        if rise > SEEN * span:
+            marker = {"symbol": "triangle-up", "size": 11, "color": arms[arm].colour, "line": {"width": 1, "color": "white"}}
+            hover = f"{shown(arm)}<br>rises by {rise:.3g} above its least, about step %{{x}}<extra></extra>"
+            place = {"x": [mean.index[at]], "y": [mean.iloc[at]], "name": f"largest rise of {shown(arm)}"}
+            traces.append(go.Scatter(**place, mode="markers", marker=marker, legendgroup=shown(arm), hovertemplate=hover))
+    return traces
 
 
 def pairs(baseline: Mapping[int, float], arm: Mapping[int, float], metric: str, names: tuple[str, str]) -> Figure:

@@ -56,6 +56,7 @@ UNITS = (
     ("loss", "nats"),
     ("ratio", "share of voxels"),
     ("iou", "intersection over union"),
+    ("containment", "share of a local crop"),
     ("mrr", "mean reciprocal rank"),
     ("accuracy", "share correct"),
     ("nmi", "normalised mutual information"),

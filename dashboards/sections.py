@@ -19,13 +19,17 @@ Document = Mapping[str, Any]
 
 CURVES = (
     "train/prototype_entropy_foreground",
+    "train/prototype_entropy_background",
+    "train/foreground_mutual_information",
     "train/loss_total",
     "train/foreground_ratio_global",
-    "train/foreground_mutual_information",
+    "train/foreground_ratio_local",
+    "train/global_iou",
+    "train/local_containment",
 )
 """What a DINO study is looked at by; any other trainer's curves are those of its own columns and objective."""
 
-MOST_CURVES = 6
+MOST_CURVES = 10
 
 SAYS = {"adopt": "adopted", "reject": "rejected", "undecided": "undecided"}
 
@@ -182,7 +186,10 @@ def _curves(results: Results, document: Document, found: Document, index: int) -
             panels.append(f'<div class="card">{figure(drawn, name=f"{group}-{len(panels)}", title=title, caption="", group=group)}</div>')
     if not panels:
         return ""
-    spread = "Lines are means over replicates, bands reach from the least to the greatest replicate. Press an arm to hide it."
+    spread = (
+        "Lines are means over replicates, bands reach from the least to the greatest replicate; a triangle marks the largest rise of a "
+        "loss above its least value so far. Press an arm to hide it."
+    )
     said = f'<h3>On the way there</h3><p class="soft">{spread}</p>{legend(lines, group)}'
     return f'{said}<div class="grid">{"".join(panels)}</div>'
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from ablate import design, gates, verdict
 from ablate.ledger import Ledger
 from ablate.study import BASELINE, REFERENCES, Arm, Levels, Study, Tune
 from ablate.trial import Cause, Outcome, TrialFiles, TrialSpec, accept, merge, metric_line, result_of, signature_of, write_atomic
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from browsing import browse, chromium  # noqa: F401 (fixtures)
 
 DOCUMENT: dict[str, Any] = {
     "study": "planted",

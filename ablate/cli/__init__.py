@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from ablate.cli import completing
 from ablate.errors import AblateError, Interrupted, StudyError
 
 app = typer.Typer(
@@ -22,8 +23,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-StudyFile = Annotated[
-    str, typer.Argument(help="A study file (studies/collapse.yaml) or the name of a study that has run.", metavar="STUDY")
+STUDY_HELP = "A study file (studies/collapse.yaml) or the name of a study that has run."
+StudyFile = Annotated[str, typer.Argument(help=STUDY_HELP, metavar="STUDY", autocompletion=completing.study_file)]
+Study = Annotated[str, typer.Argument(help=STUDY_HELP, metavar="STUDY", autocompletion=completing.study)]
+LatestStudy = Annotated[
+    str | None,
+    typer.Argument(help="A study; none: the one that runs, or ran last.", metavar="[STUDY]", autocompletion=completing.study_name),
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value for any value of the study file.", metavar="[KEY=VALUE]...")]
 Root = Annotated[Path, typer.Option("--runs", help="Folder that holds all that is made.")]
@@ -85,8 +90,8 @@ def tune(
 
 @app.command()
 def more(
-    study: StudyFile,
-    arm: Annotated[str, typer.Argument(help="ARM or PHASE/ARM.")],
+    study: Study,
+    arm: Annotated[str, typer.Argument(help="ARM or PHASE/ARM.", autocompletion=completing.arm)],
     replicates: Annotated[int | None, typer.Option("--replicates", help="So many; none: as many as its phase allows.", min=3)] = None,
     no_mlflow: NoMlflow = False,
     detach: Annotated[bool, typer.Option("--detach", help="In the background: `ablate watch` attaches, `ablate stop` ends it.")] = False,
@@ -176,7 +181,7 @@ def plan(
 
 @app.command()
 def status(
-    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs, or ran last.", metavar="[STUDY]")] = None,
+    study: LatestStudy = None,
     as_json: AsJson = False,
     runs: Root = Path("runs"),
 ) -> None:
@@ -194,7 +199,7 @@ def status(
 
 @app.command()
 def watch(
-    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs, or ran last.", metavar="[STUDY]")] = None,
+    study: LatestStudy = None,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each event.")] = False,
     runs: Root = Path("runs"),
 ) -> None:
@@ -207,10 +212,10 @@ def watch(
 
 @app.command()
 def trials(
-    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs, or ran last.", metavar="[STUDY]")] = None,
-    state: Annotated[str | None, typer.Option("--state", help="queued, running, done or failed.")] = None,
-    phase: Annotated[str | None, typer.Option("--phase", help="Of this phase alone.")] = None,
-    arm: Annotated[str | None, typer.Option("--arm", help="Of this arm alone.")] = None,
+    study: LatestStudy = None,
+    state: Annotated[str | None, typer.Option("--state", help="queued, running, done or failed.", autocompletion=completing.state)] = None,
+    phase: Annotated[str | None, typer.Option("--phase", help="Of this phase alone.", autocompletion=completing.phase)] = None,
+    arm: Annotated[str | None, typer.Option("--arm", help="Of this arm alone.", autocompletion=completing.arm_name)] = None,
     as_json: AsJson = False,
     runs: Root = Path("runs"),
 ) -> None:
@@ -227,8 +232,12 @@ def trials(
 
 @app.command()
 def logs(
-    trial: Annotated[str, typer.Argument(help="A signature's beginning or phase/arm/r0.", metavar="TRIAL")],
-    study: Annotated[str | None, typer.Argument(help="Its study; none: the one that has it.", metavar="[STUDY]")] = None,
+    trial: Annotated[
+        str, typer.Argument(help="A signature's beginning or phase/arm/r0.", metavar="TRIAL", autocompletion=completing.trial)
+    ],
+    study: Annotated[
+        str | None, typer.Argument(help="Its study; none: the one that has it.", metavar="[STUDY]", autocompletion=completing.study_name)
+    ] = None,
     attempt: Annotated[int | None, typer.Option("--attempt", help="Its number; none: the latest.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt ends.")] = False,
     tail: Annotated[int | None, typer.Option("--tail", help="The last lines alone.", min=0)] = None,
@@ -254,7 +263,9 @@ def logs(
 
 @app.command()
 def stop(
-    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs.", metavar="[STUDY]")] = None,
+    study: Annotated[
+        str | None, typer.Argument(help="A study; none: the one that runs.", metavar="[STUDY]", autocompletion=completing.study_name)
+    ] = None,
     now: Annotated[bool, typer.Option("--now", help="Without waiting for checkpoints: trials go on from their last one.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once it is asked.")] = False,
     as_json: AsJson = False,
@@ -270,8 +281,13 @@ def stop(
 
 @app.command()
 def retry(
-    trial: Annotated[str | None, typer.Argument(help="A signature's beginning or phase/arm/r0.", metavar="[TRIAL]")] = None,
-    study: Annotated[str | None, typer.Argument(help="Its study; none: the only one that has it.", metavar="[STUDY]")] = None,
+    trial: Annotated[
+        str | None, typer.Argument(help="A signature's beginning or phase/arm/r0.", metavar="[TRIAL]", autocompletion=completing.trial)
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Argument(help="Its study; none: the only one that has it.", metavar="[STUDY]", autocompletion=completing.study_name),
+    ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="All trials of the study that failed for good.")] = False,
     reopen: Annotated[
         bool, typer.Option("--reopen", help="Decide concluded phases that they belong to anew, and all that follow.")
@@ -289,8 +305,8 @@ def retry(
 
 @app.command()
 def compare(
-    study: StudyFile,
-    arms: Annotated[list[str] | None, typer.Argument(help="Arms as PHASE/ARM or ARM; none: all.")] = None,
+    study: Study,
+    arms: Annotated[list[str] | None, typer.Argument(help="Arms as PHASE/ARM or ARM; none: all.", autocompletion=completing.arm)] = None,
     as_json: AsJson = False,
     runs: Root = Path("runs"),
 ) -> None:
@@ -307,7 +323,10 @@ def compare(
 
 @app.command()
 def explain(
-    study: StudyFile, arm: Annotated[str, typer.Argument(help="ARM or PHASE/ARM.")], as_json: AsJson = False, runs: Root = Path("runs")
+    study: Study,
+    arm: Annotated[str, typer.Argument(help="ARM or PHASE/ARM.", autocompletion=completing.arm)],
+    as_json: AsJson = False,
+    runs: Root = Path("runs"),
 ) -> None:
     """Why an arm has its verdict, with its numbers."""
     from ablate.cli.explaining import explain as explain_arm
@@ -320,7 +339,7 @@ def explain(
 
 
 @app.command()
-def history(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs")) -> None:
+def history(study: Study, as_json: AsJson = False, runs: Root = Path("runs")) -> None:
     """What earlier runs of a study concluded, and what changed since."""
     from datetime import datetime
 
@@ -339,7 +358,7 @@ def history(study: StudyFile, as_json: AsJson = False, runs: Root = Path("runs")
 
 @app.command()
 def export(
-    study: StudyFile,
+    study: Study,
     csv: Annotated[Path | None, typer.Option("--csv", help="Folder for arms.csv, trials.csv and curves.csv.")] = None,
     latex: Annotated[Path | None, typer.Option("--latex", help="Folder for arms.tex.")] = None,
     optuna: Annotated[
@@ -368,7 +387,7 @@ class Format(StrEnum):
 
 @app.command()
 def report(
-    study: StudyFile,
+    study: Study,
     as_json: AsJson = False,
     formats: Annotated[list[Format], typer.Option("--format", help="May be given several times; pdf needs a Chromium.")] = [Format.HTML],  # noqa: B006
     runs: Root = Path("runs"),
@@ -390,7 +409,7 @@ def report(
 
 @app.command()
 def dashboard(
-    study: Annotated[str | None, typer.Argument(help="A study; none: the one that runs, or ran last.", metavar="[STUDY]")] = None,
+    study: LatestStudy = None,
     port: Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address alone.")] = False,
     runs: Root = Path("runs"),
@@ -412,7 +431,7 @@ def ui(runs: Root = Path("runs"), port: Annotated[int, typer.Option(help="0, or 
 
 @app.command()
 def sync(
-    study: StudyFile,
+    study: Study,
     register: Annotated[
         str | None, typer.Option("--register", metavar="NAME", help="Register the winner's backbone as a model of this name.")
     ] = None,

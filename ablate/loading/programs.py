@@ -62,7 +62,7 @@ def viewer(document: Mapping[str, object]) -> list[Problem]:
     if words is None:
         return []
     if not words or not words[0].strip():
-        example = '["{python}", show.py, "{directory}"]'
+        example = '["{python}", "{folder}/show.py", "{directory}"]'
         return [Problem(("trainer", "viewer"), f"expected a program and its arguments but it is empty. For example {example}.")]
     found = [f"no such placeholder: {{{word}}}." for argument in words for word in _WORD.findall(argument) if word not in VIEWED]
     names = ", ".join(f"{{{name}}}" for name in VIEWED)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -19,6 +19,7 @@ from dashboards.live import address, asking, comparison, listing, overview, tria
 from dashboards.live.address import View
 from dashboards.live.parts import Page, ask, chip, labelled, link
 from dashboards.live.record import Record, Snapshot, mark_of
+from dashboards.live.viewing import Viewing
 
 EVERY_MS = 1000
 REMEMBERED = 64
@@ -46,6 +47,8 @@ class Screen:
     token: str
     stranger: Callable[[], bool] = lambda: False
     """Whether the request that is being answered comes from another user."""
+    viewing: Viewing | None = None
+    """What runs the study's viewer; none: this screen runs none."""
     lock: Lock = field(default_factory=Lock)
     """One view is made at a time: they share streams that grow."""
     _watched: OrderedDict[str, Sequence[str]] = field(default_factory=OrderedDict)
@@ -85,7 +88,7 @@ class Screen:
             case "trials":
                 return listing.page(view, now)
             case "trial":
-                found = trial.page(self.record, view, now)
+                found = trial.page(self.record, view, now, self.viewing)
                 if found is not None:
                     return found
         every = link("All trials", View(page="trials"))
@@ -113,6 +116,7 @@ class Screen:
             return str(error)
         if now is not None:
             marks = [mark_of(now.files(signature)) for signature in self._watched.get(view.address, [])]
+        marks += [] if self.viewing is None else [str(self.viewing.changes)]
         return hashlib.sha256("|".join([view.address, self.record.stamp, *marks]).encode()).hexdigest()[:16]
 
     def drawn(self, view: View, what: str) -> list[str]:
@@ -127,6 +131,12 @@ class Screen:
             if what == "arms":
                 return [str(key) for key in comparison.chosen_arms(view, now)]
             return trial.drawn(self.record, view, now) if view.page == "trial" else comparison.drawn(self.record, view, now)
+
+    def question(self, asked: asking.Asked) -> str:
+        """What is asked before something is done."""
+        signature, _, step = asked.of.partition("/")
+        command = self.viewing.words(signature, step) if asked.what == "view" and self.viewing is not None else ""
+        return asked.question(self.record.name, self.place(signature), command)
 
     def place(self, signature: str) -> str:
         """A trial in words."""
@@ -298,13 +308,16 @@ def _ask(app: Dash, screen: Screen) -> None:
         Output("confirm", "message"),
         Output("asked", "data"),
         Input({"ask": ALL, "of": ALL}, "n_clicks"),
+        State({"step": ALL}, "value"),
         prevent_initial_call=True,
     )
-    def confirm(_: list[int | None]) -> tuple[bool, str, Any]:
+    def confirm(_: list[int | None], steps: list[float | None]) -> tuple[bool, str, Any]:
         found = asking.asked(ctx.triggered_id)
+        if found is not None and found.what == "view":
+            found = replace(found, of=f"{found.of}/{'' if not steps or steps[0] is None else steps[0]}")
         if found is None or not ctx.triggered or not ctx.triggered[0]["value"]:
             raise PreventUpdate
-        return True, found.question(screen.record.name, screen.place(found.of)), dict(ctx.triggered_id)
+        return True, screen.question(found), {"ask": found.what, "of": found.of}
 
     @app.callback(
         Output("said", "children"),

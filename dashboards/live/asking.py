@@ -30,6 +30,10 @@ class Steering:
     """Ask for a fresh row of attempts at a failed trial, or at all (none), and whether its phases are decided anew."""
     replicates: Callable[[str, str], str] | None = None
     """Ask for more replicates of an arm of a phase; none: studies cannot be asked for that."""
+    view: Callable[[str, str], str] | None = None
+    """Run the study's viewer for a trial at a step (empty: the last)."""
+    view_end: Callable[[str, str], str] | None = None
+    """End a viewer of a trial, by its key."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,20 @@ class Asked:
     """A button that was pressed."""
 
     what: str
-    """`stop`, `retry`, `retry_reopen`, `retry_failed` or `replicates`."""
+    """`stop`, `retry`, `retry_reopen`, `retry_failed`, `replicates`, `view` or `view_end`."""
     of: str = ""
-    """A signature, or `phase/arm`."""
+    """A signature, `phase/arm`, `signature/step`, or `signature/key` of a viewer that runs."""
 
-    def question(self, study: str, place: str) -> str:
+    def question(self, study: str, place: str, command: str = "") -> str:
         """What is asked before it is done.
 
         Args:
             place: The trial in words.
+            command: What would run.
         """
         return {
+            "view": f"Run the viewer of {study} for {place}, on this machine?\n\n{command}",
+            "view_end": f"End the viewer for {place} now? What it wrote so far is not kept.",
             "stop": f"Stop the study {study}? Running trials save a checkpoint first, and `ablate run` goes on later.",
             "retry": f"Run {place} again, with a fresh row of attempts? A decided phase keeps its decision.",
             "retry_reopen": f"Run {place} again, and decide its phase and all that follow anew?",
@@ -63,6 +70,9 @@ class Asked:
             if self.what == "replicates" and steering.replicates is not None:
                 phase, _, arm = self.of.partition("/")
                 return steering.replicates(phase, arm)
+            if self.what in ("view", "view_end") and (do := {"view": steering.view, "view_end": steering.view_end}[self.what]) is not None:
+                signature, _, which = self.of.partition("/")
+                return do(signature, which)
             if self.what in ("retry", "retry_reopen", "retry_failed"):
                 return steering.retry(None if self.what == "retry_failed" else self.of, self.what == "retry_reopen")
         except AblateError as error:
@@ -72,7 +82,7 @@ class Asked:
 
 SOCKETS = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 ESTABLISHED = "01"
-KNOWN = ("stop", "retry", "retry_reopen", "retry_failed", "replicates")
+KNOWN = ("stop", "retry", "retry_reopen", "retry_failed", "replicates", "view", "view_end")
 
 
 def asked(button: object) -> Asked | None:

@@ -240,8 +240,13 @@ class Record:
 
 def log_tail(files: AttemptFiles) -> str | None:
     """The last lines that an attempt printed; none: it has no log."""
+    return tail_of(files.log)
+
+
+def tail_of(path: Path) -> str | None:
+    """The last lines of a text; none: it is not there."""
     try:
-        with files.log.open("rb") as log:
+        with path.open("rb") as log:
             size = log.seek(0, 2)
             log.seek(max(0, size - LOG_BYTES))
             lines = log.read(LOG_BYTES).decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -6,6 +6,7 @@ import logging
 import os
 import webbrowser
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from flask import Flask, Response, abort, request, send_from_directory
@@ -15,9 +16,17 @@ from ablate.errors import AblateError
 from dashboards.live import asking
 from dashboards.live.app import Screen, build
 from dashboards.live.record import Record
+from dashboards.live.viewing import Viewing
 
 HERE = Path(__file__).parent
 LOOPBACK = "127.0.0.1"
+
+VIEWED = (
+    "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' data: blob:; "
+    "style-src 'unsafe-inline' data:; img-src data: blob:; font-src data:; media-src data: blob:; worker-src data: blob:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""A viewer's page is somebody's program: it holds all that it needs, and may neither ask this server for anything nor read its pages."""
 
 
 def serve(runs: Path, study: str, steering: asking.Steering, *, port: int, browse: bool, say: Callable[[str], None]) -> None:
@@ -31,33 +40,36 @@ def serve(runs: Path, study: str, steering: asking.Steering, *, port: int, brows
     Raises:
         AblateError: The port is taken.
     """
-    try:
-        server = listen(runs, study, steering, port)
-    except OSError as error:
-        raise AblateError(
-            f"--port {port}: expected a port that is free but got: {error.strerror}. Use --port 0 for any free one."
-        ) from error
-    url = f"http://{LOOPBACK}:{server.server_port}/"
-    try:
-        say(f"{study}: {url}  (end with Ctrl-C; the study goes on)")
-        if browse:
-            webbrowser.open(url)
-        server.serve_forever()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.server_close()
+    record = Record(runs, study, steering.status)
+    with Viewing(record) as viewing:
+        try:
+            server = listen(record, steering, viewing, port)
+        except OSError as error:
+            raise AblateError(
+                f"--port {port}: expected a port that is free but got: {error.strerror}. Use --port 0 for any free one."
+            ) from error
+        url = f"http://{LOOPBACK}:{server.server_port}/"
+        try:
+            say(f"{study}: {url}  (end with Ctrl-C; the study goes on)")
+            if browse:
+                webbrowser.open(url)
+            server.serve_forever()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            server.server_close()
 
 
-def listen(runs: Path, study: str, steering: asking.Steering, port: int) -> BaseWSGIServer:
+def listen(record: Record, steering: asking.Steering, viewing: Viewing, port: int) -> BaseWSGIServer:
     """The server, bound and not serving yet.
 
     Raises:
         OSError: The port is taken.
     """
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    record = Record(runs, study, steering.status)
-    return make_server(LOOPBACK, port, application(Screen(record, steering, asking.new_token(), _stranger)), threaded=True)
+    steering = replace(steering, view=viewing.start, view_end=viewing.end)
+    screen = Screen(record, steering, asking.new_token(), _stranger, viewing)
+    return make_server(LOOPBACK, port, application(screen), threaded=True)
 
 
 def _stranger() -> bool:
@@ -83,7 +95,7 @@ def application(screen: Screen) -> Flask:
 
     @server.after_request
     def shield(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = policy
+        response.headers.setdefault("Content-Security-Policy", policy)
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["X-Frame-Options"] = "DENY"
         response.headers["Referrer-Policy"] = "no-referrer"
@@ -106,6 +118,15 @@ def application(screen: Screen) -> Flask:
         if found is None:
             abort(404)
         return send_from_directory(found.parent.resolve(), name)
+
+    @server.get("/view/<signature>/<key>/<name>")
+    def viewed(signature: str, key: str, name: str) -> Response:
+        found = None if screen.viewing is None else screen.viewing.page(signature, key, name)
+        if found is None:
+            abort(404)
+        answer = send_from_directory(found.parent, name)
+        answer.headers["Content-Security-Policy"] = VIEWED
+        return answer
 
     # Dash answers every other path with its page, so these come first.
     return server

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from dash import html
+from dash import dcc, html
 
-from ablate.command import DIRECTORY, filled, vector
 from ablate.ledger import TrialRecord
 from ablate.study import BASELINE
-from ablate.trial import AttemptFiles, TrialFiles, TrialState
+from ablate.trial import AttemptFiles, TrialState
 from ablate.words import counted, number
 from dashboards.live.address import View
 from dashboards.live.drawing import graph, single
 from dashboards.live.parts import Page, ago, ask, broken, chip, labelled, level, link, metric_picker, table
 from dashboards.live.record import ArmKey, Record, Snapshot, log_tail
 from dashboards.live.streams import names, thinned
+from dashboards.live.viewing import Seen, Viewing, command_of
 from dashboards.pictures import caption
 
 DRAWN_METRICS = 6
 """Metrics that are drawn where none is picked."""
 
 
-def page(record: Record, view: View, now: Snapshot) -> Page | None:
+def page(record: Record, view: View, now: Snapshot, viewing: Viewing | None = None) -> Page | None:
     """A trial by its signature or a unique beginning of it; none: there is no such trial, or several."""
     signature = _meant(view, now)
     if signature is None:
@@ -48,6 +46,7 @@ def page(record: Record, view: View, now: Snapshot) -> Page | None:
         "curves": [html.H2("Curves"), _curves(record, files, metrics)],
         "final": _final(now, signature),
         "pictures": _pictures(signature, files),
+        "views": _views(now, signature, viewing),
         "log": [html.H2("The end of its log"), _log(files)],
         "attempts": [html.H2("Attempts"), _attempts(record, signature)],
         "commands": _commands(now, signature, files, stream.step),
@@ -189,31 +188,40 @@ def _attempts(record: Record, signature: str) -> Any:
     return table("Attempts", ["number", "began", "worker", "seconds", "end", "message"], rows, numbers=[3], empty=empty)
 
 
-def viewer_command(
-    trainer: Mapping[str, Any], files: AttemptFiles, *, config: Path | None = None, seed: int | None = None, step: int | None = None
-) -> str | None:
-    """The command that shows what a trial saw, its places filled, ready to be pasted into a shell; none: the study names none.
-
-    `{directory}` is the attempt's folder, of a trainer that is a command the folder that its command has by that name.
-    """
-    named = trainer.get("viewer")
-    if not named:
+def _views(now: Snapshot, signature: str, viewing: Viewing | None) -> Any:
+    """The viewer's button, what of it runs, and the pages that it wrote."""
+    if viewing is None or command_of(now, signature, 0) is None:
         return None
-    directory = files.directory / DIRECTORY if trainer.get("command") is not None else files.directory
-    values = {"directory": str(directory), "python": sys.executable, "step": str(step or 0)}
-    values |= {} if config is None else {"config": str(config)}
-    values |= {} if seed is None else {"seed": str(seed)}
-    return shlex.join(filled(word, values) for word in vector(named))
+    field = dcc.Input(id={"step": signature}, type="number", min=0, step=1, placeholder="the last reported", autoComplete="off")
+    chosen = html.Label([html.Span("Step ", className="soft"), field], className="search")
+    controls = html.Div([chosen, ask("view", "Run the viewer…", signature)], className="viewer")
+    seen = [html.Li(_seen(signature, one)) for one in viewing.of(signature)]
+    said = html.P("Runs the command that the study names as trainer.viewer, on this machine; its page opens from here.", className="soft")
+    return [html.H2("Look at what it saw"), said, controls, html.Ul(seen, className="views") if seen else None]
+
+
+def _seen(signature: str, one: Seen) -> list[Any]:
+    began = time.strftime("%H:%M:%S", time.localtime(one.began))
+    if one.seconds is None:
+        end = ask("view_end", f"End the viewer of step {one.step}…", f"{signature}/{one.key}")
+        return [f"Step {one.step}: the viewer runs since {began}. ", end]
+    links = []
+    for name in one.pages:
+        address = f"/view/{signature}/{one.key}/{quote(name, safe='')}"
+        links += [html.A(f"open {name}", href=address, target="_blank", rel="noopener"), " "]
+    said: list[Any] = [f"Step {one.step}: ", *links]
+    if not one.fault:
+        return [*said, html.Span(f"made at {began} in {ago(one.seconds)}", className="soft")]
+    output = html.Pre(one.said or "It printed nothing.", tabIndex=0, className="log", **labelled(f"Output of the viewer, step {one.step}"))
+    command = html.Pre(shlex.join(one.command), tabIndex=0, **labelled(f"Command of the viewer, step {one.step}"))
+    return [*said, html.Strong(one.fault), output, command]
 
 
 def _commands(now: Snapshot, signature: str, files: AttemptFiles | None, step: int | None) -> Any:
     study = now.study.study
     lines = [f"ablate logs {signature[:12]} {study}"]
-    if files is not None:
-        spec, uses = TrialFiles(now.root, signature).spec, now.places.get(signature, [])
-        seed = uses[0].replicate if uses else None
-        viewer = viewer_command(now.study.trainer.model_dump(), files, config=spec, seed=seed, step=step)
-        lines += [viewer] if viewer else []
+    viewer = command_of(now, signature, step)
+    lines += [shlex.join(viewer)] if viewer else []
     own = html.Pre("\n".join(lines), tabIndex=0, **labelled("Commands"))
     where = html.P(["Its files: ", html.Code(json.dumps(str(files.directory))[1:-1])]) if files is not None else None
     return [html.H2("In a terminal"), own, where]

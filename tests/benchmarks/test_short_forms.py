@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import crops, indexing, metric_points, overhead, peer_step, tuning
+from benchmarks import crops, indexing, metric_points, overhead, peer_step, report, tuning
 from benchmarks.side import have_peers
 from trainer.config import from_mapping
 from trainer.data import foreground_mask, load_scans
@@ -86,3 +86,15 @@ def cpu_s(*command: str) -> float:
 
 def test_a_plan_costs_few_times_its_help() -> None:
     assert cpu_s("ablate", "plan", "studies/collapse.yaml") < 8 * cpu_s("ablate", "--help")
+
+
+def test_the_report_of_500_trials_is_small_and_opens_hardly_later_than_one_of_few(tmp_path: Path) -> None:
+    few, many = tmp_path / "few", tmp_path / "many"
+    few.mkdir()
+    many.mkdir()
+    short, _ = report.written(few, flags=1, levels=3, points=2)
+    long, trials = report.written(many, flags=5, levels=66, points=20)
+    assert trials >= 500
+    assert long.stat().st_size < 15e6
+    one, other = (statistics.median(taken.first_s for taken in found) for found in report.openings([short, long], 3))
+    assert other < 3 * one

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browsing import Browser
 
 from trainer.config import TrainerConfig
 from trainer.data import Scan, batches
@@ -42,28 +42,19 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Feasible, lis
     return path, found, rows
 
 
-@pytest.fixture(params=[("light", 1400), ("dark", 390)], ids=["light", "dark phone"])
-def page(shown: tuple[Path, Feasible, list[dict[str, Any]]], request: pytest.FixtureRequest) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
+@pytest.fixture(params=[(False, 1400), (True, 390)], ids=["light", "dark phone"])
+def seen(shown: tuple[Path, Feasible, list[dict[str, Any]]], browse: Callable[..., Browser], request: pytest.FixtureRequest) -> Browser:
+    dark, width = request.param
+    seen = browse(width=width, dark=dark, own=None)
+    seen.refuse_dialogs()
+    seen.page.goto(shown[0].as_uri())
+    seen.page.wait_for_selector("html[data-ready]")
+    return seen
 
-    chromium = shutil.which("chromium")
-    assert chromium is not None, "apt-get install chromium"
-    scheme, width = request.param
-    outside: list[str] = []
-    said: list[str] = []
-    with sync_playwright() as playing:
-        browser = playing.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        opened.on("request", lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else outside.append(asked.url))
-        opened.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
-        opened.on("pageerror", lambda error: said.append(str(error)))
-        opened.on("dialog", lambda dialog: said.append(dialog.message))
-        opened.goto(shown[0].as_uri())
-        opened.wait_for_selector("html[data-ready]")
-        yield opened
-        browser.close()
-    assert outside == []
-    assert said == []
+
+@pytest.fixture
+def page(seen: Browser) -> Any:
+    return seen.page
 
 
 def settle(page: Any) -> None:
@@ -185,12 +176,10 @@ def test_crops_are_listed_as_on_record_and_reached_by_a_press(page: Any, shown: 
     assert "global B" in page.locator("#plane-0").get_attribute("aria-label")
 
 
-def test_names_are_text_and_the_page_fits_and_is_accessible(page: Any) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
+def test_names_are_text_and_the_page_fits_and_is_accessible(seen: Browser) -> None:
+    page = seen.page
     assert page.locator("h1").text_content() == f"Crops of {NAME}"
     assert page.title() == f"Crops of {NAME}"
     assert page.locator("img").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    found = Axe().run(page).response["violations"]
-    assert [(one["id"], one["impact"]) for one in found if one["impact"] in ("serious", "critical")] == []
+    assert seen.faults() == []

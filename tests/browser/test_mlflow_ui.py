@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from browsing import Browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -70,53 +70,12 @@ def until_it_answers(address: str, server: subprocess.Popen[bytes], seconds: flo
             time.sleep(0.1)
 
 
-class Seen:
-    """What a page asked for and complained about."""
-
-    def __init__(self, page: Any, base: str) -> None:
-        self.outside: list[str] = []
-        self.errors: list[str] = []
-        self.dialogs: list[str] = []
-        page.route(lambda url: not url.startswith((base, "data:", "blob:")), self._refuse)
-        page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("dialog", self._dismiss)
-
-    def _refuse(self, route: Any) -> None:
-        self.outside.append(route.request.url)
-        route.abort()
-
-    def _dismiss(self, dialog: Any) -> None:
-        self.dialogs.append(dialog.message)
-        dialog.dismiss()
-
-    def check(self) -> None:
-        assert self.outside == []
-        assert self.dialogs == []
-        assert [error for error in self.errors if not any(noise in error for noise in OWN_NOISE)] == []
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium")
-    assert chromium is not None, "apt-get install chromium"
-    with sync_playwright() as playing:
-        opened = playing.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def page(browser: Any, served: dict[str, str]) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1800, "height": 1000})
-    context.set_default_timeout(90_000)
-    opened = context.new_page()
-    seen = Seen(opened, served["base"])
-    yield opened
-    context.close()
-    seen.check()
+def page(browse: Callable[..., Browser], served: dict[str, str]) -> Any:
+    seen = browse(width=1800, height=1000, own=served["base"], noise=OWN_NOISE)
+    seen.refuse_dialogs()
+    seen.page.set_default_timeout(90_000)
+    return seen.page
 
 
 def names(page: Any) -> list[str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browsing import Browser
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -41,24 +41,15 @@ def report(planting: Callable[..., Any], tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(params=["light", "dark"])
-def page(request: pytest.FixtureRequest, report: str) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
+def seen(request: pytest.FixtureRequest, report: str, browse: Callable[..., Browser]) -> Browser:
+    seen = browse(width=1280, dark=request.param == "dark", own=None)
+    seen.page.goto(report)
+    return seen
 
-    chromium = shutil.which("chromium")
-    assert chromium is not None, "apt-get install chromium"
-    outside: list[str] = []
-    errors: list[str] = []
-    with sync_playwright() as playing:
-        browser = playing.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=request.param)
-        opened.on("request", lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else outside.append(asked.url))
-        opened.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-        opened.on("pageerror", lambda error: errors.append(str(error)))
-        opened.goto(report)
-        yield opened
-        browser.close()
-    assert outside == []
-    assert errors == []
+
+@pytest.fixture
+def page(seen: Browser) -> Any:
+    return seen.page
 
 
 def widths(page: Any) -> list[float]:
@@ -70,9 +61,8 @@ def widths(page: Any) -> list[float]:
     return found
 
 
-def test_pictures_stand_side_by_side_grow_by_keyboard_and_are_accessible(page: Any) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
+def test_pictures_stand_side_by_side_grow_by_keyboard_and_are_accessible(seen: Browser) -> None:
+    page = seen.page
     section = page.locator("#pictures")
     section.scroll_into_view_if_needed()
     page.wait_for_function("() => [...document.querySelectorAll('#pictures img')].every(image => image.complete && image.naturalWidth > 0)")
@@ -92,9 +82,7 @@ def test_pictures_stand_side_by_side_grow_by_keyboard_and_are_accessible(page: A
     assert len(widths(page)) == 5
     page.set_viewport_size({"width": 390, "height": 800})
     assert max(widths(page)) < 390, "on a phone too"
-    found = Axe().run(page, context="#pictures")
-    serious = [rule["id"] for rule in found.response["violations"] if rule["impact"] in ("serious", "critical")]
-    assert serious == []
+    assert seen.faults("#pictures") == []
 
 
 def test_every_figure_is_saved_as_picture_and_as_rows(page: Any, tmp_path: Path) -> None:
@@ -141,14 +129,6 @@ def test_every_figure_gives_rows(page: Any) -> None:
         assert all(len(row) == len(rows[0]) for row in rows)
 
 
-def test_the_whole_page_has_no_serious_fault_of_accessibility(page: Any) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    page.wait_for_function("() => document.querySelectorAll('.plot .main-svg').length >= document.querySelectorAll('.plot').length")
-    found = Axe().run(page)
-    serious = {
-        rule["id"]: [node["html"][:200] for node in rule["nodes"]][:3]
-        for rule in found.response["violations"]
-        if rule["impact"] in ("serious", "critical")
-    }
-    assert serious == {}
+def test_the_whole_page_has_no_serious_fault_of_accessibility(seen: Browser) -> None:
+    seen.page.wait_for_function("() => document.querySelectorAll('.plot .main-svg').length >= document.querySelectorAll('.plot').length")
+    assert seen.faults() == []

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import Browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -39,23 +39,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(site: str) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
+def seen(site: str, browse: Callable[..., Browser]) -> Browser:
+    return browse(width=1400, own=site)
 
-    chromium = shutil.which("chromium")
-    assert chromium is not None, "apt-get install chromium"
-    outside: list[str] = []
-    errors: list[str] = []
-    with sync_playwright() as playing:
-        browser = playing.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1400, "height": 900})
-        opened.on("request", lambda asked: None if asked.url.startswith((site, "data:", "blob:")) else outside.append(asked.url))
-        opened.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-        opened.on("pageerror", lambda error: errors.append(str(error)))
-        yield opened
-        browser.close()
-    assert outside == []
-    assert errors == []
+
+@pytest.fixture
+def page(seen: Browser) -> Any:
+    return seen.page
 
 
 def test_pages_show_their_pictures_and_follow_links(page: Any, site: str) -> None:
@@ -76,13 +66,10 @@ def test_search_finds_a_setting(page: Any, site: str) -> None:
     assert "min_global_overlap" in page.locator(".md-search-result").inner_text()
 
 
-def test_no_serious_fault_of_accessibility(page: Any, site: str) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
+def test_no_serious_fault_of_accessibility(seen: Browser, site: str) -> None:
     faults = []
     for name in ("index", "COLLAPSE", "reference/study"):
-        page.goto(f"{site}/{name}.html")
-        page.get_by_role("heading").first.wait_for()
-        found = [one for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
-        faults += [f"{name}: {one['id']}: {one['nodes'][0]['html'][:160]}" for one in found]
+        seen.page.goto(f"{site}/{name}.html")
+        seen.page.get_by_role("heading").first.wait_for()
+        faults += [f"{name}: {fault}" for fault in seen.faults()]
     assert not faults, "\n".join(faults)

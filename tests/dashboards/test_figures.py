@@ -7,9 +7,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dashboards import figures
 from dashboards.palette import VERDICTS, lines
+from trainer.measure.stability import loss_largest_rise
 
 Curves = Callable[[pd.DataFrame, str], dict[str, dict[int, tuple[float, float, float]]]]
 
@@ -19,7 +22,8 @@ def drawn(frame: pd.DataFrame, metric: str) -> dict[str, dict[int, tuple[float, 
     arms = list(dict.fromkeys(frame["arm"]))
     figure = figures.curves(frame, metric, lines(arms, "baseline"), winner="baseline", marked={})
     found: dict[str, dict[int, tuple[float, float, float]]] = {}
-    for band, line in zip(figure.data[0::2], figure.data[1::2], strict=True):
+    curves = [trace for trace in figure.data if trace.mode == "lines"]
+    for band, line in zip(curves[0::2], curves[1::2], strict=True):
         count = len(line.x)
         highs, lows = band.y[:count], band.y[count:][::-1]
         found[line.legendgroup] = {s: (m, low, high) for s, m, low, high in zip(line.x, line.y, lows, highs, strict=True)}
@@ -50,6 +54,45 @@ FRAME = pd.DataFrame(
 
 def test_a_curve_is_the_mean_over_replicates_and_its_band_their_spread() -> None:
     check(drawn, FRAME)
+
+
+def test_a_long_curve_is_drawn_in_stretches_and_keeps_its_ends_and_its_spread() -> None:
+    rows = [("baseline", r, step, 1.0 + 100.0 * r) for r in range(2) for step in range(0, 30_000, 10)]
+    found = drawn(pd.DataFrame(rows, columns=["arm", "replicate", "step", "value"]), "ratio")["baseline"]
+    assert len(found) == figures.POINTS
+    assert (min(found), max(found)) == (95, 29_895), "the middles of the first and of the last stretch"
+    assert all(three == pytest.approx((51, 1, 101)) for three in found.values())
+
+
+def naive_rise(values: list[float]) -> float:
+    window = max(1, len(values) // 10)
+    smooth = [sum(values[i : i + window]) / window for i in range(len(values) - window + 1)]
+    return max(smooth[late] - smooth[early] for late in range(len(smooth)) for early in range(late + 1))
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=60))
+def test_the_largest_rise_is_that_of_the_trainers_measure(values: list[float]) -> None:
+    at, rise = figures.largest_rise(values)
+    assert rise == pytest.approx(naive_rise(values), abs=1e-9)
+    assert 0 <= at < len(values)
+    assert rise == pytest.approx(loss_largest_rise(values), abs=1e-6)
+
+
+def test_a_rise_is_marked_where_it_is_and_only_on_a_loss() -> None:
+    """Down from 4, up by .6 around step 60, down again; the other arm only falls."""
+    rows = [("baseline", 0, step, 4 - step / 50) for step in range(100)]
+    rows += [("b=1", 0, step, 4 - step / 50 + (0.6 if 50 <= step < 70 else 0)) for step in range(100)]
+    frame = pd.DataFrame(rows, columns=["arm", "replicate", "step", "value"])
+
+    def marks(metric: str) -> list[Any]:
+        figure = figures.curves(frame, metric, lines(["baseline", "b=1"], "baseline"), winner="b=1", marked={})
+        return [trace for trace in figure.data if trace.mode == "markers"]
+
+    (mark,) = marks("train/loss_total")
+    assert mark.name == "largest rise of b=1"
+    assert 50 <= mark.x[0] < 70
+    assert "rises by 0.4" in mark.hovertemplate
+    assert marks("train/loss_stability") == marks("train/foreground_ratio_global") == []
 
 
 def test_a_median_in_place_of_the_mean_is_caught() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -320,20 +318,6 @@ def test_another_user_of_this_machine_may_not_ask(tmp_path: Path) -> None:
     assert asking.stranger(*ports, 1000, [table])
     assert not asking.stranger(*ports, 4711, [table])
     assert not asking.stranger(ports[0] ^ 1, ports[1], 1000, [table, tmp_path / "none"]), "not known"
-
-
-def test_the_crops_are_shown_by_the_command_that_the_study_names(tmp_path: Path) -> None:
-    files = TrialFiles(tmp_path / "my runs", "s").attempt(1)
-    named = {"viewer": ["python", "-m", "trainer", "crops", "--view", "run={directory}"]}
-    assert trial.viewer_command(named, files) == f"python -m trainer crops --view 'run={files.directory}'"
-    assert trial.viewer_command({"viewer": "show '{directory}'"}, files) == f"show '{files.directory}'"
-    assert trial.viewer_command({}, files) is None
-    filled = {"viewer": "{python} v.py {config} --seed {seed} --step {step} {other}"}
-    whole = trial.viewer_command(filled, files, config=tmp_path / "trial.json", seed=3, step=40)
-    assert whole == shlex.join([sys.executable, "v.py", str(tmp_path / "trial.json"), "--seed", "3", "--step", "40", "{other}"])
-    of_command = trial.viewer_command({"viewer": ["show", "{directory}"], "command": ["train"]}, files)
-    assert of_command == f"show '{files.directory}/command'", "as in the command itself"
-    assert trial.viewer_command({"viewer": ["show", "$(rm x); {directory}"]}, files) == f"show '$(rm x); {files.directory}'"
 
 
 @pytest.mark.parametrize("button", [None, {}, {"ask": "erase", "of": ""}, {"ask": ["stop"], "of": ""}, {"ask": "stop", "of": 1}, "stop"])
