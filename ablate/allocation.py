@@ -154,7 +154,7 @@ def _after_start(
         if any(guard.value is not None and not guard.holds for guard in guards):
             why[arm] = f"Decided after {counted(given[arm], 'replicate')}."
         elif evidence.get(arm) and any(guard.value is None for guard in guards):
-            why[arm] = f"{after}: no replicate reports {listed([guard.metric for guard in guards if guard.value is None])}."
+            why[arm] = f"{after}: no replicate has a finite {listed([guard.metric for guard in guards if guard.value is None])}."
         elif decision == "futile":
             chance = judged[arm].chance
             likely = "it changes nothing" if chance is None else f"the predicted chance of adoption by {plan.at_most} is {share(chance)}"

@@ -20,7 +20,7 @@ def caveats(study: Study, conclusions: Sequence[Conclusion], winner: ArmVerdict 
         said += _flattered(conclusions)
         said += [f"The winner breaks a guard: {guard.guard}." for guard in winner.guards if guard.value is not None and not guard.holds]
         said += [
-            f"No replicate of the winner reported {guard.metric}: whether {guard.guard} holds is not known."
+            f"No replicate of the winner has a finite {guard.metric}: whether {guard.guard} holds is not known."
             for guard in winner.guards
             if guard.value is None
         ]
@@ -29,7 +29,7 @@ def caveats(study: Study, conclusions: Sequence[Conclusion], winner: ArmVerdict 
             for reference in winner.references
             if not reference.beaten and winner.name != BASELINE
         ]
-    said += [*_undecided(study, conclusions), *_uneven(conclusions)]
+    said += [*_undecided(study, conclusions), *_uneven(conclusions), *(note for one in conclusions for note in one.notes)]
     missing = [phase.name for phase in study.phases if phase.name not in {conclusion.phase for conclusion in conclusions}]
     if unconfirmed(study, conclusions):
         said.append("The winner has not met the study's baseline on fresh replicates yet: run the same command again.")

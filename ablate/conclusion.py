@@ -43,7 +43,7 @@ class GuardState(_Frozen):
     guard: str
     metric: str
     value: float | None
-    """None: no replicate reported the metric."""
+    """None: no replicate has a finite value of the metric."""
     holds: bool
     replicates: int | None = None
     """Those that reported a finite value; None: an older record."""
@@ -147,6 +147,8 @@ class Conclusion(_Frozen):
     """Replicates at the first and at the last planned look, for which the error rate is stated; None: decided before there were any."""
     stopped: dict[str, str] = {}
     """Arm to the reason why it got fewer replicates than it might have."""
+    notes: list[str] = []
+    """What went otherwise than planned while it ran, a sentence each."""
     checks: list[Check] = []
     operating: dict[str, object] | None = None
     """Of a tuning phase: `operating.operating`."""

@@ -55,6 +55,6 @@ def _solved(study: Study, value: float, conclusion: Conclusion) -> tuple[bool, s
     aim = f"The gate asks for {study.objective.metric} {'>=' if study.objective.sign > 0 else '<='} {value:g} with all guards kept"
     shown = "it was not measured" if reached is None else f"it is {reached:.3g}"
     why = (
-        " and a guard is broken" if any(guard.value is not None for guard in broken) else " and no replicate reports the metric of a guard"
+        " and a guard is broken" if any(guard.value is not None for guard in broken) else " and no replicate has a finite value for a guard"
     )
     return passed and not broken, f"{aim}; {shown}{why if broken else ''}"

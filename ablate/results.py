@@ -248,11 +248,16 @@ class Results:
         return found
 
     def _evidence(self, phase: str) -> Evidence:
-        found: dict[str, dict[int, Mapping[str, float]]] = {}
+        return self._evidences.get(phase, {})
+
+    @cached_property
+    def _evidences(self) -> Mapping[str, Evidence]:
+        """Phase to its evidence, read once: each trial costs a look at its folder."""
+        found: dict[str, dict[str, dict[int, Mapping[str, float]]]] = {}
         for use in self._uses:
-            result = self._result(use.signature) if use.phase == phase else None
+            result = self._result(use.signature)
             if result is not None:
-                found.setdefault(use.arm, {})[use.replicate] = result.final
+                found.setdefault(use.phase, {}).setdefault(use.arm, {})[use.replicate] = result.final
         return found
 
     def _result(self, signature: str) -> TrialResult | None:

@@ -16,6 +16,7 @@ from ablate.ledger import Ledger
 from ablate.offers import Config, Offers
 from ablate.proposals import Told, Tuner
 from ablate.study import BASELINE, CONFIRMATION, REFERENCES, Arm, Levels, Phase, Study, Tune
+from ablate.words import listed
 
 
 class Signed(Protocol):
@@ -183,6 +184,7 @@ class Stage:
         origin = Arm(name=BASELINE, levels=dict(self.study.baseline))
         given: dict[str, int] = {}
         at_rungs: dict[int, dict[str, dict[int, float]]] = {}
+        notes: list[str] = []
         while True:
             specs = {arm.name: specs_of(phase.name, arm, given.get(arm.name, 0)) for arm in arms}
             evidence = {name: self._metrics(found) for name, found in specs.items()}
@@ -200,9 +202,9 @@ class Stage:
                     racing = {arm.name: specs_of(phase.name, arm, decided.replicates.get(arm.name, 0)) for arm in arms}
                 self._complete(phase.name, racing, decided.until)
                 at_rungs[decided.until] = {name: self._at_rung(found, decided.until) for name, found in racing.items()}
-                if not any(at_rungs[decided.until].values()):
-                    said = f"{phase.name}: no trial reports {self.study.objective.metric} by step {decided.until}; no arm is compared there"
-                    self.ledger.event("rung", said)
+                if unheard := self._unheard(phase, decided.until, at_rungs[decided.until]):
+                    notes.append(unheard)
+                    self.ledger.event("rung", unheard)
                 continue
             given = {arm: max(count, given.get(arm, 0)) for arm, count in decided.replicates.items()}
             with self.ledger.transaction():
@@ -210,7 +212,7 @@ class Stage:
                 wanted |= {arm.name: specs_of(REFERENCES, arm, given[BASELINE]) for arm in beside}
                 wanted |= {arm.name: specs_of(phase.name, arm, given.get(arm.name, 0)) for arm in arms}
             self._complete(phase.name, wanted)
-        return verdict.conclude(
+        concluded = verdict.conclude(
             self.study,
             phase,
             arms,
@@ -223,6 +225,7 @@ class Stage:
             stops=decided.stops,
             asked={arm: range(first, first + count) for arm, count in given.items()},
         )
+        return concluded.model_copy(update={"notes": notes})
 
     def _tuned(self, phase: Phase, tune: Tune, carried: Levels) -> Conclusion:
         """Measure points, find the operating range, and let its middle meet what is carried on fresh replicates."""
@@ -323,6 +326,15 @@ class Stage:
             if value is not None:
                 found[spec.replicate] = value
         return found
+
+    def _unheard(self, phase: Phase, step: int, values: Mapping[str, Mapping[int, float]]) -> str | None:
+        """Which arms have no value of the objective at a rung, so that it says nothing of them."""
+        silent = [arm for arm, found in values.items() if not found]
+        if not silent:
+            return None
+        who, nobody = ("no trial", "no arm is") if len(silent) == len(values) else (f"no trial of {listed(silent)}", "they are not")
+        told = f"{phase.name}: {who} reports {self.study.objective.metric} by step {step}; {nobody} compared there."
+        return f"{told} Let the trainer report it by then, or take that rung out."
 
     def _collapse(self, specs: Sequence[trial.TrialSpec]) -> Mapping[int, str]:
         found = {spec.replicate: trial.result_of(self.root, spec.signature) for spec in specs}

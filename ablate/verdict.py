@@ -249,7 +249,7 @@ def _decide(
         return "undecided", f"Not told apart from the baseline: {said}; the interval includes 0.{left_out}"
     if unmeasured:
         names = listed([guard.metric for guard in unmeasured])
-        return "undecided", f"Better, but no replicate reported {names}, which a guard needs: {said}.{left_out}"
+        return "undecided", f"Better, but no replicate has a finite {names}, which a guard needs: {said}.{left_out}"
     if estimate.mean < smallest:
         return "undecided", f"Better, but the mean gain is below the smallest effect {number(smallest)}: {said}.{left_out}"
     if adopted_p is None or adopted_p >= study.alpha:

@@ -120,7 +120,7 @@ def _every_metric(phase: Document) -> list[str]:
 
 
 def _broken(value: float | None) -> str:
-    return "not reported" if value is None else f"broken ({number(value)})"
+    return "not known" if value is None else f"broken ({number(value)})"
 
 
 def _effect(effect: Document | None) -> str:

@@ -55,7 +55,7 @@ def _every_metric(found: Document) -> str:
 
 def _guards(guards: Sequence[Mapping[str, Any]]) -> str:
     broken = [guard for guard in guards if not guard["holds"] and guard["value"] is not None]
-    unknown = [text(f"{palette.title(guard['metric'])} was not reported") for guard in guards if guard["value"] is None]
+    unknown = [text(f"{palette.title(guard['metric'])} has no finite value") for guard in guards if guard["value"] is None]
     if not guards:
         return ""
     if not broken and not unknown:

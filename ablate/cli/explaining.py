@@ -9,7 +9,7 @@ from typing import Any
 from ablate.cli.reading import chosen_arms
 from ablate.results import Results
 from ablate.study import BASELINE, REFERENCES
-from ablate.words import between, counted, number, probability
+from ablate.words import between, number, probability
 
 
 def explain(runs: Path, study: str, arm: str) -> list[dict[str, Any]]:
@@ -39,11 +39,10 @@ def _lines(document: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
             f"that matters is {objective['smallest_effect']:g}, {'more' if objective['direction'] == 'maximize' else 'less'} is better."
         )
     if arm["p_adjusted"] is not None:
-        rivals = counted(len(phase["arms"]) - 1, "arm")
         below = "below" if arm["p_adjusted"] < alpha else "not below"
-        said.append(f"Adjusted p {probability(arm['p_adjusted'])} over {rivals} and all looks: {below} alpha {alpha:g}.")
+        said.append(f"Adjusted p {probability(arm['p_adjusted'])} over all arms of the phase and all looks: {below} alpha {alpha:g}.")
     for guard in arm["guards"]:
-        held = "no replicate reported it" if guard["value"] is None else "kept" if guard["holds"] else "broken"
+        held = "no replicate has a finite value" if guard["value"] is None else "kept" if guard["holds"] else "broken"
         said.append(f"Guard {guard['guard']}: {number(guard['value'])}, {held}.")
     for reference in arm["references"]:
         untold = "not compared, for want of pairs or of spread" if reference["individual"] is None else "not shown to be beaten"

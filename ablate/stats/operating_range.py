@@ -19,6 +19,11 @@ STEEP = 2.0
 
 _SAMPLES, _SLICE = 1024, 101
 
+UNSURE = (
+    f"Nowhere is the objective within the smallest effect of the best with probability {SURE:g}: the range rests on predicted means alone. "
+    "More points or replicates would tell: ablate tune STUDY --points N."
+)
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -104,6 +109,7 @@ def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured],
     # The best is sought at measured points only: beside a cliff a smooth surrogate overshoots where nothing was measured.
     best, inside = _sure(surrogate, at, good, smallest_effect)
     _, sure = _sure(surrogate, space, allowed, smallest_effect, best)
+    certain = bool(sure.any())
     if not sure.any():
         sure = np.concatenate([np.zeros(_SAMPLES, dtype=bool), inside])
     if not sure.any():
@@ -116,7 +122,8 @@ def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured],
     worst = float(sign * min(values)) if values else None
     share = float(sure[:_SAMPLES].mean())
     predicted = sign * float(mean[0])
-    said = _sentences(recommended, predicted, float(deviation[0]), spans, share, worst, int(inside.sum()), dropped, smallest_effect)
+    told = _sentences(recommended, predicted, float(deviation[0]), spans, share, worst, int(inside.sum()), dropped, smallest_effect)
+    said = told if certain else (UNSURE, *told)
     return OperatingRange(recommended, predicted, float(deviation[0]), spans, share, worst, int(inside.sum()), dropped, said)
 
 
@@ -280,11 +287,12 @@ def _sentences(
     smallest_effect: float,
 ) -> tuple[str, ...]:
     place = ", ".join(f"{name} = {value:.3g}" for name, value in recommended.items())
-    said = [f"Recommended: {place}, in the middle of {share:.0%} of the searched ranges (predicted {predicted:.3g}, +- {deviation:.2g})."]
+    figures = f"{share:.0%} of what was searched is about as good (predicted {predicted:.3g}, +- {deviation:.2g})"
+    said = [f"The middle of the operating range is {place}; {figures}."]
     for span in spans:
         ends = f"{'at or below ' if span.low_open else ''}{span.low:.3g} to {span.high:.3g}{' or more' if span.high_open else ''}"
         if span.sensitivity < smallest_effect:
-            bounded = "" if span.low_open and span.high_open else f" Only {ends} is shown to be as good as the best and to be feasible."
+            bounded = "" if span.low_open and span.high_open else f" Only {ends} is predicted to be as good as the best, and feasible."
             said.append(
                 f"{span.name} hardly matters: over its whole range the predicted objective changes by {span.sensitivity:.2g}.{bounded}"
             )

@@ -158,7 +158,7 @@ def test_an_arm_without_effect_and_one_without_a_guards_metric_get_no_more() -> 
     concluded, given, _ = played(study(), [BASELINE, "idle", "mute"], draw)
     assert given == {BASELINE: 4, "idle": 4, "mute": 4}
     assert "it changes nothing" in concluded.arm("idle").reason
-    assert "no replicate reports health" in concluded.arm("mute").reason
+    assert "no replicate has a finite health" in concluded.arm("mute").reason
 
 
 def test_the_same_results_give_the_same_allocation_whatever_the_order() -> None:

@@ -109,7 +109,7 @@ def test_a_planted_plateau_and_cliff_are_found_and_its_middle_is_what_is_run_aga
     assert row["cliffs"] == [row["high"]]
     assert row["sensitivity"] > 0.5
     said = "\n".join(document["answer"]["mattered"])
-    assert "thresholds: Recommended: x = 0." in said
+    assert "thresholds: The middle of the operating range is x = 0." in said
     assert "x has a cliff just above" in said
 
 

@@ -155,7 +155,7 @@ def test_a_guard_whose_metric_nobody_reported_is_undecided() -> None:
     cure = {r: {"score": m["score"]} for r, m in runs(0.4, shift=1).items()}
     found = decide({"baseline": runs(0.25), "cure": cure}).arm("cure")
     assert found.verdict == "undecided"
-    assert "no replicate reported health" in found.reason
+    assert "no replicate has a finite health" in found.reason
 
 
 def test_an_arm_with_the_baselines_trials_is_rejected_as_such_and_leaves_the_family() -> None:

@@ -110,7 +110,11 @@ CASES = [
         "Yes: a=true (more) is adopted.",
         code=1,
         gains={"a": 0.1},
-        answered=["over 3 replicates.", "ValueError: planted failure"],
+        answered=[
+            "over 3 replicates.",
+            "ValueError: planted failure",
+            "The arms of more have not all the same replicates: compare them by",
+        ],
     ),
     Case(
         "an arm is left with one replicate",
@@ -222,6 +226,17 @@ CASES = [
         answered=[
             "interactions of three and more factors are taken as absent",
             "What is gained stands above 0: that is less score, which is better.",
+        ],
+    ),
+    Case(
+        "nobody reports the objective by a rung",
+        [],
+        [],
+        "Yes: a=true (more) is adopted.",
+        gains={"a": 0.1},
+        study={"rungs": [2]},
+        answered=[
+            "more: no trial reports score by step 2; no arm is compared there. Let the trainer report it by then, or take that rung out."
         ],
     ),
     Case(

@@ -97,3 +97,11 @@ def test_constant_objectives_make_the_whole_range_as_good() -> None:
     found = operating_range([HU, RATIO], points, 0.1)
     assert found.share == 1.0
     assert all(span.low_open and span.high_open and not span.cliffs for span in found.spans)
+
+
+def test_a_range_that_rests_on_predicted_means_alone_says_so() -> None:
+    noisy = operating_range([HU, RATIO], measured(8, noise=5.0), 1e-3)
+    assert noisy.recommended is not None
+    assert noisy.sentences[0].startswith("Nowhere is the objective within the smallest effect of the best with probability 0.9")
+    assert "ablate tune STUDY --points N" in noisy.sentences[0]
+    assert not any("Nowhere" in sentence for sentence in operating_range([HU, RATIO], measured(), 0.1).sentences)
