@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.study import BASELINE, REFERENCES
 from ablate.words import between, counted, listed, number
 from dashboards import figures, palette, tables
-from dashboards.page import Cell, chip, copyable, described, figure, legend, listing, table, text, yaml_block
+from dashboards.page import Cell, breakable, chip, copyable, described, figure, legend, listing, table, text, yaml_block
 
 if TYPE_CHECKING:
     from ablate.results import Results
@@ -67,7 +67,7 @@ def questions(results: Results, document: Document) -> str:
             caption = f"A line a replicate; {'lower' if one['direction'] == 'minimize' else 'higher'} is better."
             drawn = figure(figures.pairs(before, after, one["metric"], names), name=f"question-{index}", title="", caption=caption)
         says = chip({"yes": "yes", "no": "no, the opposite"}.get(one["says"], "not shown"), kind)
-        cards.append(f'<div class="card"><h3>{text(one["ask"])} {says}</h3><p class="soft">{text(sentence)}</p>{drawn}</div>')
+        cards.append(f'<div class="card"><h3>{text(one["ask"])} {says}</h3><p class="soft">{breakable(sentence)}</p>{drawn}</div>')
     yes = sum(one["says"] == "yes" for one in asked)
     who = f"{_who(document)}, against the study's baseline."
     heading = f"<h2>{yes} of {counted(len(asked), 'question')} answered with yes</h2><p>{text(who)}</p>"
@@ -201,6 +201,8 @@ def _curve_title(metric: str, ends: Mapping[str, float], winner: str) -> str:
     if not others:
         return f"{name} ends at {number(ends[BASELINE])}"
     other = winner if winner in others else max(others, key=lambda arm: abs(others[arm] - ends[BASELINE]))
+    if number(others[other]) == number(ends[BASELINE]):
+        return f"{name} ends at {number(ends[BASELINE])} for {'all' if other != winner else 'baseline and winner'}"
     who = "winner" if other == winner else other
     return f"{name} ends at {number(ends[BASELINE])} for the baseline, {number(others[other])} for {who}"
 
