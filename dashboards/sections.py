@@ -30,6 +30,7 @@ CURVES = (
 """What a DINO study is looked at by; any other trainer's curves are those of its own columns and objective."""
 
 MOST_CURVES = 10
+MOST_ARMS = 24
 
 SAYS = {"adopt": "adopted", "reject": "rejected", "undecided": "undecided"}
 
@@ -159,7 +160,7 @@ def _reference_effects(document: Document, found: Document) -> dict[str, float]:
 def _curves(results: Results, document: Document, found: Document, index: int) -> str:
     """Small multiples: what happened on the way, an arm a colour."""
     wanted = list(dict.fromkeys([*CURVES, *document["columns"], document["objective"]["metric"]]))
-    arms = [arm["name"] for arm in found["arms"]]
+    arms = _worth_drawing(document, found)
     frame = results.curves(wanted)
     frame = frame[(frame["phase"] == found["name"]) & frame["arm"].isin(arms)]
     lines, group = palette.lines(arms, BASELINE), f"curves-{index}"
@@ -180,8 +181,22 @@ def _curves(results: Results, document: Document, found: Document, index: int) -
         "Lines are means over replicates, bands reach from the least to the greatest replicate; a triangle marks the largest rise of a "
         "loss above its least value so far. Press an arm to hide it."
     )
-    said = f'<h3>On the way there</h3><p class="soft">{spread}</p>{legend(lines, group)}'
+    if len(arms) < len(found["arms"]):
+        spread = f"The {len(arms)} of {len(found['arms'])} arms with the best effects; `ablate export --csv` has all. {spread}"
+    said = f'<h3>On the way there</h3><p class="soft">{text(spread)}</p>{legend(lines, group)}'
     return f'{said}<div class="grid">{"".join(panels)}</div>'
+
+
+def _worth_drawing(document: Document, found: Document) -> list[str]:
+    """The arms of a phase in its order; of many the baseline, the winner and the best: more lines cannot be told apart."""
+    sign = 1 if document["objective"]["direction"] == "maximize" else -1
+
+    def rank(arm: Document) -> tuple[bool, float]:
+        first = arm["name"] in (BASELINE, found["winner"])
+        return not first, -sign * arm["effect"]["mean"] if arm["effect"] is not None else float("inf")
+
+    kept = {arm["name"] for arm in sorted(found["arms"], key=rank)[:MOST_ARMS]}
+    return [arm["name"] for arm in found["arms"] if arm["name"] in kept]
 
 
 def _since(found: Document) -> dict[str, float]:
