@@ -8,12 +8,16 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ablate import transfer
-from ablate.conclusion import ArmVerdict, Conclusion, Evidence, Metrics, unconfirmed
+from ablate.caveats import caveats
+from ablate.conclusion import ArmVerdict, Conclusion, Evidence, Metrics
 from ablate.stats.effects import Paired, mean, paired
 from ablate.study import BASELINE, CONFIRMATION, Arm, Level, Levels, Question, Study
 from ablate.words import between, counted, listed, number
 
 NOT_LEARNED = "collapse prevented, learning not shown"
+
+NO_COLLAPSE = "none"
+"""What a trainer that names collapses says of a run that has none."""
 
 
 class _Frozen(BaseModel):
@@ -58,6 +62,8 @@ class Answer(_Frozen):
     """What to change in the config, settings without effect under the winner's left out; empty where nothing is adopted."""
     questions: list[Answered]
     warnings: list[str]
+    lacking: list[str] = []
+    """What the results lack for a decision: what was expected, what came, and what to do."""
     mattered: list[str] = []
     """What a factorial and the attribution say, beyond each arm's verdict."""
     fairness: str = ""
@@ -71,6 +77,8 @@ class Answer(_Frozen):
         if self.questions:
             said += ["", f"For {self.subject}, against the study's baseline:"]
             said += [f"  {question.sentence}" for question in self.questions]
+        if self.lacking:
+            said += ["", "What is missing:", *(f"  {sentence}" for sentence in self.lacking)]
         if self.mattered:
             said += ["", "What mattered:", *(f"  {sentence}" for sentence in self.mattered)]
         if self.warnings:
@@ -88,6 +96,7 @@ def answer(
     origin: Mapping[int, Metrics],
     evidence: Mapping[str, Evidence],
     failures: Sequence[str],
+    lacking: Sequence[str] = (),
     mattered: Sequence[str] = (),
     fairness: str = "",
 ) -> Answer:
@@ -98,11 +107,13 @@ def answer(
         origin: The study's own baseline by replicate.
         evidence: Phase to arm to replicate to final metrics.
         failures: Sentences on trials that failed for good.
+        lacking: Sentences of `gaps`.
         mattered: Sentences of `insight`.
         fairness: What was equal in all arms.
     """
     if not conclusions:
-        return Answer(headline=["No phase is concluded yet."], subject=BASELINE, changes=[], questions=[], warnings=list(failures))
+        headline = ["No phase is concluded yet."]
+        return Answer(headline=headline, subject=BASELINE, changes=[], questions=[], warnings=list(failures), lacking=list(lacking))
     last = conclusions[-1]
     adopted = _adopted(conclusions)
     where, subject = (last, last.arm(last.winner)) if adopted else _closest(study, conclusions)
@@ -117,7 +128,8 @@ def answer(
         subject=f"{subject.name} ({where.phase})" if subject.name != BASELINE else "the winner",
         changes=[change for change in _changes(study, last.winner_levels, base) if change.path not in last.inert],
         questions=[] if subject.name == BASELINE and not adopted else [_answered(study, one, found, origin) for one in study.questions],
-        warnings=[*failures, *_warnings(study, conclusions, subject if adopted else None)],
+        warnings=[*failures, *caveats(study, conclusions, subject if adopted else None)],
+        lacking=list(lacking),
         mattered=list(mattered),
         fairness=fairness,
     )
@@ -136,53 +148,75 @@ def _headline(study: Study, conclusions: Sequence[Conclusion], adopted: bool) ->
     names = [f"{conclusion.winner} ({conclusion.phase})" for conclusion in phases if conclusion.winner != BASELINE]
     if last.phase == CONFIRMATION and not adopted:
         arm = last.arms[-1]
+        fresh = f"{counted(arm.replicates, 'fresh replicate')} of the winner against the study's baseline say {arm.verdict}"
+        fresh = fresh if arm.effect is not None else "no fresh replicate of the winner pairs with the study's baseline"
         return [
             f"Not confirmed: {listed(names)} {'was' if len(names) == 1 else 'were'} adopted by the replicates that chose, but "
-            f"{counted(arm.replicates, 'fresh replicate')} of the winner against the study's baseline say {arm.verdict}. {arm.reason} "
+            f"{fresh}. {arm.reason} "
             "The baseline stays."
         ]
     if adopted:
         winner = conclusions[-1].arm(conclusions[-1].winner)
-        confirmed = " and confirmed on fresh replicates" if last.phase == CONFIRMATION else ""
+        together = ", and together" if len(names) > 1 else " and"  # what fresh replicates confirm is all of it, not each part
+        confirmed = f"{together} confirmed on fresh replicates" if last.phase == CONFIRMATION else ""
         said = [f"Yes: {listed(names)} {'is' if len(names) == 1 else 'are'} adopted{confirmed}."]
         if winner.total_effect is not None:
             total = winner.total_effect
-            pairs = counted(winner.replicates, "fresh replicate" if confirmed else "replicate")
+            pairs = counted(winner.replicates if total.pairs is None else total.pairs, "fresh replicate" if confirmed else "replicate")
             said[0] += (
                 f" Against the study's baseline, {metric} changes by {number(total.mean, signed=True)}{between(total.low, total.high)}"
                 f" to {number(winner.metrics.get(metric))}, over {pairs}."
             )
         return said + _collapse_line(conclusions)
     arms = [arm for conclusion in conclusions for arm in conclusion.arms if arm.name != BASELINE]
-    better = [arm for arm in arms if arm.p_adjusted is not None and arm.p_adjusted < study.alpha and _healthy(arm)]
-    unbeaten = sorted({reference.name for arm in better for reference in arm.references if not reference.beaten})
+    if not arms:
+        return [f"Undecided: no arm of {listed([one.phase for one in phases])} could be compared with the baseline, which stays."]
+    open_ = [arm for arm in arms if arm.verdict == "undecided" and not arm.idle]
+    measured = [arm for arm in open_ if arm.effect is not None and arm.healthy]
+    blind = [arm for arm in open_ if arm not in measured]
+    untold = f" {counted(len(blind), 'arm')} could not be judged: {listed([arm.name for arm in blind])}." if blind else ""
+    kept = " with all guards kept" if study.guards else ""
+    better = [arm for arm in arms if arm.p_adjusted is not None and arm.p_adjusted < study.alpha and arm.healthy]
+    of_better = f"{counted(len(better), 'arm')} of {len(arms)} better than the baseline{kept}"
+    unbeaten = sorted({reference.name for arm in better for reference in arm.references if reference.compared and not reference.beaten})
+    unknown = sorted({reference.name for arm in better for reference in arm.references if not reference.compared})
     if better and unbeaten:
-        return [
-            f"No: {NOT_LEARNED}. {counted(len(better), 'arm')} of {len(arms)} better than the baseline "
-            f"with all guards kept, but none is shown to beat {listed(unbeaten)} on {metric}."
-        ]
-    beaten = "" if not study.references else f" and none is shown to beat {listed(sorted(study.references))}: learning not shown"
-    open_ = [arm for arm in arms if arm.verdict == "undecided" and arm.effect is not None and _healthy(arm) and not _idle(arm)]
-    if open_:
-        best = max(open_, key=lambda arm: study.objective.sign * (arm.effect.mean if arm.effect else 0.0))
+        first = f"{'Undecided' if blind else 'No'}: {_not_learned(conclusions, better)}."
+        return [f"{first} {of_better}, but none is shown to beat {listed(unbeaten)} on {metric}.{untold}"]
+    if better and unknown:
+        why = f"{listed(unknown)} has too few results on {metric} to be beaten"
+        return [f"Undecided: {of_better}, but {why}.{untold} Until more is known, the baseline stays."]
+    none = f"none of {counted(len(arms), 'arm')} is adopted{_beside_references(study, arms)}."
+    if measured:
+        best = max(measured, key=lambda arm: study.objective.sign * (arm.effect.mean if arm.effect else 0.0))
         assert best.effect is not None
         effect = f"{metric} {number(best.effect.mean, signed=True)}{between(best.effect.low, best.effect.high)}"
-        return [
-            f"Undecided: none of {counted(len(arms), 'arm')} is adopted{beaten}. {counted(len(open_), 'arm')} with all guards kept "
-            f"may yet help; the largest effect is {effect} of {best.name}. Until more replicates tell, the baseline stays."
-        ]
-    return [f"No: none of {counted(len(arms), 'arm')} is adopted{beaten}. The baseline stays."]
+        help_ = f"{counted(len(measured), 'arm')}{kept} may yet help; the largest effect is {effect} of {best.name}."
+        return [f"Undecided: {none} {help_}{untold} Until more is known, the baseline stays."]
+    if blind:
+        return [f"Undecided: {none}{untold} Until more is known, the baseline stays."]
+    return [f"No: {none} The baseline stays."]
+
+
+def _not_learned(conclusions: Sequence[Conclusion], better: Sequence[ArmVerdict]) -> str:
+    """That learning is not shown; and that a collapse was prevented, where the trainer says that the baseline had one and these not."""
+    before = conclusions[0].arm(BASELINE).collapse
+    prevented = before not in (None, NO_COLLAPSE) and all(arm.collapse == NO_COLLAPSE for arm in better)
+    return NOT_LEARNED if prevented else "learning not shown"
+
+
+def _beside_references(study: Study, arms: Sequence[ArmVerdict]) -> str:
+    """That none of these is shown to beat the references, or could not be compared with them."""
+    compared = {reference.name for arm in arms for reference in arm.references if reference.compared}
+    known, unknown = (listed(sorted(names)) for names in (study.references.keys() & compared, study.references.keys() - compared))
+    said = f" and none is shown to beat {known}: learning not shown" if known else ""
+    return said + (f"; {unknown} could be compared with none" if unknown else "")
 
 
 def _otherwise(study: Study, last: Conclusion, adopted: bool) -> list[str]:
     if study.otherwise is None or adopted or last.next is not None:
         return []
     return [f"The study for this case, beside this one's file: ablate run {study.otherwise}"]
-
-
-def _idle(arm: ArmVerdict) -> bool:
-    """Whether every paired difference is exactly 0."""
-    return arm.effect is not None and arm.effect.mean == 0 and arm.effect.low is None
 
 
 def _collapse_line(conclusions: Sequence[Conclusion]) -> list[str]:
@@ -204,7 +238,7 @@ def _closest(study: Study, conclusions: Sequence[Conclusion]) -> tuple[Conclusio
     rivals = [(conclusion, arm) for conclusion in conclusions for arm in conclusion.arms if arm.name != BASELINE and arm.effect is not None]
     if not rivals:
         return conclusions[-1], conclusions[-1].arm(BASELINE)
-    return max(rivals, key=lambda pair: (_healthy(pair[1]), study.objective.sign * (pair[1].effect.mean if pair[1].effect else 0.0)))
+    return max(rivals, key=lambda pair: (pair[1].healthy, study.objective.sign * (pair[1].effect.mean if pair[1].effect else 0.0)))
 
 
 def _changes(study: Study, winner: Levels, base: Levels) -> list[Change]:
@@ -232,7 +266,7 @@ def _answered(study: Study, question: Question, found: Mapping[int, Metrics], or
         high=high,
         pairs=pairs.pairs,
         says=says,
-        sentence=f"{question.ask} {_figures(study, question, pairs, before, after, says)}",
+        sentence=f"{question.ask} {_figures(study, question, pairs, before, after, says)}{_unpaired(found, origin, pairs)}",
     )
 
 
@@ -254,56 +288,12 @@ def _figures(study: Study, question: Question, pairs: Paired, before: float | No
     return f"{words}: {question.metric} {number(before)} -> {number(after)} ({change})."
 
 
-def _warnings(study: Study, conclusions: Sequence[Conclusion], winner: ArmVerdict | None) -> list[str]:
-    said = []
-    if winner is not None:
-        rivals = sum(arm.name != BASELINE for arm in conclusions[-1].arms)
-        if rivals > 1 and conclusions[-1].winner != BASELINE:
-            said.append(f"The winner is the best of {rivals} arms by the same replicates that measure it: its mean effect is flattered.")
-        said += [f"The winner breaks a guard: {guard.guard}." for guard in winner.guards if not guard.holds]
-        said += [
-            f"The winner of the last phase is not shown there to beat {reference.name}: {NOT_LEARNED}."
-            for reference in winner.references
-            if not reference.beaten and winner.name != BASELINE
-        ]
-    open_ = [
-        (f"{arm.name} ({conclusion.phase})", arm) for conclusion in conclusions for arm in conclusion.arms if arm.verdict == "undecided"
-    ]
-    undecided = [name for name, arm in open_ if not _idle(arm)]
-    if undecided:
-        said.append(f"Undecided is not refuted: {listed(undecided)} may help; more replicates would tell.")
-    idle = [name for name, arm in open_ if _idle(arm)]
-    if idle:
-        said.append(f"Equal to their baseline in every replicate, so without effect under these settings: {listed(idle)}.")
-    missing = [phase.name for phase in study.phases if phase.name not in {conclusion.phase for conclusion in conclusions}]
-    if unconfirmed(study, conclusions):
-        said.append("The winner has not met the study's baseline on fresh replicates yet: run the same command again.")
-    said += _checks(conclusions)
-    if missing and conclusions[-1].next is not None:
-        said.append(f"The study has not ended: {listed(missing)} {'is' if len(missing) == 1 else 'are'} not concluded.")
-    elif missing:
-        said.append(f"Not run, because a gate led elsewhere: {listed(missing)}.")
-    said.append(
-        "Intervals cover what the replicate's seed varies (start, order, and split of the data where it rotates), not other data, "
-        f"longer training or larger models. They assume about normal differences, and hold at every look from "
-        f"{study.replicates.start} to {study.replicates.at_most} replicates."
-    )
-    return said
-
-
-def _checks(conclusions: Sequence[Conclusion]) -> list[str]:
-    """How often giving up an arm early was right, where that was looked at."""
-    checks = [check for conclusion in conclusions for check in conclusion.checks]
-    if not checks:
-        return []
-    wrong = [check.arm for check in checks if not check.confirmed]
-    given_up = sum(text.startswith("Stopped") for conclusion in conclusions for text in conclusion.stopped.values())
-    said = f"{counted(given_up, 'arm')} stopped early; {counted(len(checks), 'other')} that would have run on to check the rules: "
-    return [said + ("each bears them out." if not wrong else f"{listed(wrong)} did not, so that rule stopped no arm of its phase.")]
-
-
-def _healthy(arm: ArmVerdict) -> bool:
-    return all(guard.holds for guard in arm.guards)
+def _unpaired(found: Mapping[int, Metrics], origin: Mapping[int, Metrics], pairs: Paired) -> str:
+    """Which replicates both have and yet do not pair."""
+    lost = [str(replicate) for replicate in sorted(found.keys() & origin.keys()) if replicate not in pairs.differences]
+    if not lost or not pairs.pairs:
+        return ""
+    return f" Left out for a missing or not finite value: replicate{'s' if len(lost) > 1 else ''} {', '.join(lost)}."
 
 
 def _level(value: Level) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ablate.stats.effects import mean
+from ablate.stats.effects import LEAST_PAIRS, mean
 from ablate.study import BASELINE, CONFIRMATION, Guard, Levels, Study
 
 Metrics = Mapping[str, float]
@@ -32,6 +33,8 @@ class Interval(_Frozen):
     high: float | None
     individual: tuple[float, float] | None = None
     """The interval of this arm alone, without correction: for looking, never for deciding."""
+    pairs: int | None = None
+    """Paired replicates that it rests on; None: the baseline's own, or an older record."""
 
 
 class GuardState(_Frozen):
@@ -42,6 +45,8 @@ class GuardState(_Frozen):
     value: float | None
     """None: no replicate reported the metric."""
     holds: bool
+    replicates: int | None = None
+    """Those that reported a finite value; None: an older record."""
 
 
 class ReferenceState(_Frozen):
@@ -53,6 +58,11 @@ class ReferenceState(_Frozen):
     individual: tuple[float, float] | None
     beaten: bool
     """Shown to be better, with the error rate of the phase over all arms."""
+
+    @property
+    def compared(self) -> bool:
+        """Whether an interval of the difference is defined: enough pairs, and some spread."""
+        return self.individual is not None
 
 
 class ArmVerdict(_Frozen):
@@ -80,6 +90,17 @@ class ArmVerdict(_Frozen):
     same_trials_as_baseline: bool = False
     cost_to_decide: str | None = None
     """What deciding would take, for an undecided arm with a spread."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all guards are known to hold."""
+        return all(guard.holds for guard in self.guards)
+
+    @property
+    def idle(self) -> bool:
+        """Whether every paired difference is exactly 0, in as many as an interval needs."""
+        enough = self.effect is not None and (self.effect.pairs is None or self.effect.pairs >= LEAST_PAIRS)
+        return self.effect is not None and enough and self.effect.mean == 0 and self.effect.low is None
 
 
 class Check(_Frozen):
@@ -185,8 +206,14 @@ def mean_metrics(found: Mapping[int, Metrics]) -> dict[str, float]:
 
 def guard_states(guards: Sequence[Guard], found: Mapping[int, Metrics]) -> list[GuardState]:
     means = mean_metrics(found)
-    values = [means.get(guard.metric) for guard in guards]
+    counts = Counter(metric for metrics in found.values() for metric, value in metrics.items() if math.isfinite(value))
     return [
-        GuardState(guard=str(guard), metric=guard.metric, value=value, holds=value is not None and guard.holds(value))
-        for guard, value in zip(guards, values, strict=True)
+        GuardState(
+            guard=str(guard),
+            metric=guard.metric,
+            value=(value := means.get(guard.metric)),
+            holds=value is not None and guard.holds(value),
+            replicates=counts[guard.metric],
+        )
+        for guard in guards
     ]

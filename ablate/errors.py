@@ -7,7 +7,7 @@ AblateError
 ├── TrainerError        the trainer the study names cannot be imported or breaks its contract; exit code 2
 ├── StudyBusy           another controller runs this study; exit code 2
 ├── LedgerError         the ledger cannot be read or written; exit code 2
-├── BaselineFailed      no replicate of the arm that all others pair with has a result; exit code 1
+├── BaselineFailed      no replicate of the arm that all others pair with reports the objective; exit code 1
 ├── BudgetSpent         the budget is used up before the study ended; exit code 3, resumable
 ├── Interrupted         the user stopped the run; exit code 3, resumable
 └── Reopened            a retry opened phases again; never leaves the runner
@@ -55,7 +55,7 @@ class LedgerError(AblateError):
 
 
 class BaselineFailed(AblateError):
-    """No replicate of the arm that all others pair with has a result, so nothing can be decided."""
+    """No replicate of the arm that all others pair with has a result, or reports the objective, so nothing can be decided."""
 
     exit_code = 1
 

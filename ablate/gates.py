@@ -51,7 +51,10 @@ def _solved(study: Study, value: float, conclusion: Conclusion) -> tuple[bool, s
     winner = conclusion.arm(conclusion.winner)
     reached = winner.metrics.get(study.objective.metric)
     passed = reached is not None and study.objective.sign * (reached - value) >= 0
-    healthy = all(guard.holds for guard in winner.guards)
+    broken = [guard for guard in winner.guards if not guard.holds]
     aim = f"The gate asks for {study.objective.metric} {'>=' if study.objective.sign > 0 else '<='} {value:g} with all guards kept"
     shown = "it was not measured" if reached is None else f"it is {reached:.3g}"
-    return passed and healthy, f"{aim}; {shown}{'' if healthy else ' and a guard is broken'}"
+    why = (
+        " and a guard is broken" if any(guard.value is not None for guard in broken) else " and no replicate reports the metric of a guard"
+    )
+    return passed and not broken, f"{aim}; {shown}{why if broken else ''}"

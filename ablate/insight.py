@@ -34,7 +34,6 @@ def of_phase(study: Study, conclusion: Conclusion, evidence: Evidence) -> dict[s
         "factorial": _factorial(study, phase, conclusion, evidence),
         "pairing": _pairing(study, conclusion, evidence),
         "noise": _noise(study, phase, conclusion, evidence),
-        "problems": _problems(study, conclusion, evidence),
     }
 
 
@@ -48,7 +47,13 @@ def _factorial(study: Study, phase: Phase, conclusion: Conclusion, evidence: Evi
     document["dropped"] = [{"arm": cells[cell], "replicate": replicate} for cell, replicate in found.dropped]
     document["factors"] = [{"name": name, "levels": list(levels)} for name, levels in factors]
     document["cells"] = [{"cell": list(cell), "arm": arm} for cell, arm in cells.items()]
+    document["sentences"] = [*_gains(study), *found.sentences]
     return document
+
+
+def _gains(study: Study) -> list[str]:
+    """What the sign of a gain means, where it is not that of the metric."""
+    return [] if study.objective.sign > 0 else [f"What is gained stands above 0: that is less {study.objective.metric}, which is better."]
 
 
 def _pairing(study: Study, conclusion: Conclusion, evidence: Evidence) -> dict[str, Any] | None:
@@ -68,7 +73,7 @@ def _pairing(study: Study, conclusion: Conclusion, evidence: Evidence) -> dict[s
     if middle >= 1 - 1e-9:
         told = f"Pairing by replicate took away all variance of a difference {among}."
     elif middle > 0:
-        worth = f"one pair is worth {1 / (1 - middle):.1f} unpaired ones"
+        worth = f"one pair is worth about {1 / (1 - middle):.2g} unpaired ones"
         told = f"Pairing by replicate took away {share(middle)} of the variance of a difference {among}: {worth}."
     return {"arms": {name: {"removed": one.removed, "pairs": one.pairs} for name, one in known.items()}, "sentence": told}
 
@@ -105,22 +110,6 @@ def _noise(study: Study, phase: Phase, conclusion: Conclusion, evidence: Evidenc
     }
 
 
-def _problems(study: Study, conclusion: Conclusion, evidence: Evidence) -> list[str]:
-    """What is missing or not finite in the results of a phase, a sentence each."""
-    metric, said = study.objective.metric, []
-    for arm in conclusion.arms:
-        values = series(evidence.get(arm.name, {}), metric)
-        bad = [replicate for replicate, value in values.items() if not math.isfinite(value)]
-        finite = [value for value in values.values() if math.isfinite(value)]
-        if bad:
-            said.append(f"{arm.name}: {metric} is missing or not finite in replicate {listed([str(r) for r in bad])}.")
-        if len(finite) == 1 and arm.name not in conclusion.stopped:
-            said.append(f"{arm.name}: only one replicate has {metric}.")
-        if len(finite) > 2 and len(set(finite)) == 1:
-            said.append(f"{arm.name}: {metric} is {number(finite[0])} in every replicate; does the trainer use its seed?")
-    return said
-
-
 @dataclass(frozen=True)
 class _Component:
     name: str
@@ -155,6 +144,7 @@ def attribution(study: Study, conclusions: Sequence[Conclusion], evidence: Mappi
     found = attribute(names, cells, study.alpha, study.objective.smallest_effect, study.objective.sign)
     return {
         **{key: value for key, value in asdict(found).items() if key != "missing"},
+        "sentences": [*_gains(study), *found.sentences],
         "components": {component.name: component.on for component in components},
         "missing": [sorted(cell) for cell in found.missing],
         "ends": _ends(found, names),

@@ -62,6 +62,9 @@ def operating(study: Study, phase: Phase, tuner: Tuner, points: Sequence[Point],
     if isinstance(phase.design, Tune) and phase.design.also:
         names = listed([study.objective.metric, *(goal.metric for goal in phase.design.also)])
         said.append(f"No point is better in one of {names} and as good in the others than: {listed(front) or 'none is feasible'}.")
+        short = [point.name for point in points if point.feasible and any(value is None for value in point.others)]
+        if short:
+            said.append(f"Not compared there, for want of a finite value of one of them: {listed(short)}. Let the trainer return it.")
     return {
         **asdict(found),
         "sentences": said,

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablate import history, insight, preflight
+from ablate import gaps, history, insight, preflight
 from ablate.answer import Answer, answer
 from ablate.conclusion import Conclusion, Evidence, ended, mean_metrics
 from ablate.errors import LedgerError
@@ -78,6 +78,20 @@ class Results:
         return insight.fairness(self.study, self.conclusions, placed, self.base, failed)
 
     @cached_property
+    def problems(self) -> list[dict[str, Any]]:
+        """What the results lack for a decision, phase by phase, then of the references (`gaps.problems`)."""
+        concluded = {one.phase: one.stopped for one in self.conclusions}
+        found = []
+        for place in dict.fromkeys([*concluded, *(use.phase for use in self._uses if use.phase != REFERENCES), REFERENCES]):
+            uses = [use for use in self._uses if use.phase == place and not (place == REFERENCES and use.arm == BASELINE)]
+            arms = {use.arm for use in uses}
+            evidence = {arm: results for arm, results in self._evidence(place).items() if arm in arms}
+            failed = Counter(use.arm for use in uses if self._records[use.signature].state is TrialState.FAILED)
+            stopped, whole = concluded.get(place, {}), place in concluded or (place == REFERENCES and bool(concluded))
+            found += gaps.problems(self.study, place, evidence, failed=failed, stopped=stopped, concluded=whole)
+        return found
+
+    @cached_property
     def history(self) -> list[dict[str, Any]]:
         """Earlier runs of the study and what changed since (`history.earlier`); empty before its last phase is concluded."""
         if not ended(self.study, self.conclusions):
@@ -94,6 +108,7 @@ class Results:
             evidence={conclusion.phase: self._evidence(conclusion.phase) for conclusion in self.conclusions},
             failures=self._failures(),
             mattered=self._mattered(),
+            lacking=[one["sentence"] for one in self.problems],
             fairness=self.fairness["sentence"],
         )
 
@@ -114,6 +129,7 @@ class Results:
             "phases": [self._phase(conclusion) for conclusion in self.conclusions],
             "attribution": self.attribution,
             "fairness": self.fairness,
+            "problems": self.problems,
             "winner_levels": self.conclusions[-1].winner_levels if self.conclusions else study.baseline,
             "thresholds": {path: found.model_dump(mode="json") for path, found in self.thresholds.items()},
             "answer": said.model_dump(mode="json"),
@@ -204,12 +220,11 @@ class Results:
         said: list[str] = []
         for conclusion in self.conclusions:
             found = self.insights[conclusion.phase]
-            said += found["problems"]
             if found["factorial"] is not None:
                 said += found["factorial"]["sentences"]
             told = (conclusion.operating or {}).get("sentences")
             said += [f"{conclusion.phase}: {sentence}" for sentence in told] if isinstance(told, list) else []
-        return said + list(self.attribution["sentences"] if self.attribution else [])
+        return list(dict.fromkeys([*said, *(self.attribution["sentences"] if self.attribution else [])]))
 
     def _alarms(self, phase: str) -> list[dict[str, Any]]:
         """What the trainer's alarm said at the end of each trial of a phase, where it names the step since when."""
@@ -237,7 +252,7 @@ class Results:
         for use in self._uses:
             result = self._result(use.signature) if use.phase == phase else None
             if result is not None:
-                found.setdefault(use.arm, {})[use.replicate] = result.metrics
+                found.setdefault(use.arm, {})[use.replicate] = result.final
         return found
 
     def _result(self, signature: str) -> TrialResult | None:

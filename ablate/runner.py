@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ablate import design, gates, history, operating, plan, preflight, trial, verdict
+from ablate import design, gaps, gates, history, operating, plan, preflight, trial, verdict
 from ablate.allocation import allocate
-from ablate.conclusion import Conclusion, Point, unconfirmed
+from ablate.conclusion import Conclusion, Metrics, Point, unconfirmed
 from ablate.errors import BaselineFailed, BudgetSpent, Reopened
 from ablate.execution.pool import Queue, QueueEvent
 from ablate.ledger import Ledger
@@ -188,8 +188,8 @@ class Stage:
             evidence = {name: self._metrics(found) for name, found in specs.items()}
             references = {arm.name: specs_of(REFERENCES, arm, given.get(BASELINE, 0)) for arm in beside}
             origins = specs_of(REFERENCES, origin, given.get(BASELINE, 0))
-            if given and not evidence[BASELINE]:
-                raise BaselineFailed(self._why_failed(phase, specs[BASELINE]))
+            if given and not any(self.study.objective.metric in metrics for metrics in evidence[BASELINE].values()):
+                raise BaselineFailed(self._why_failed(phase, specs[BASELINE], evidence[BASELINE]))
             of_references = {name: self._metrics(found) for name, found in references.items()}
             same = _equal(specs) if given else []
             decided = allocate(self.study, phase, [arm.name for arm in arms], given, evidence, of_references, same, at_rungs)
@@ -249,7 +249,8 @@ class Stage:
         arms = [Arm(name=BASELINE, levels=dict(carried)), *([Arm(name="tuned", levels=levels)] if levels is not None else [])]
         concluded = self._decide(phase, arms, plan.fresh_replicate(self.study, phase, tune), points)
         nowhere = f"{found['sentences'][0]} " if not points else ""
-        reason = f"{concluded.reason} {nowhere}The tuned point is {how}."
+        which = f"The tuned point is {how}." if levels is not None else "No point can be recommended, so none met the baseline."
+        reason = f"{concluded.reason} {nowhere}{which}"
         return concluded.model_copy(update={"operating": found | {"how": how}, "reason": reason})
 
     def _infeasible(self, levels: list[Levels], refused: list[operating.Refused]) -> list[bool]:
@@ -268,11 +269,18 @@ class Stage:
         self.ledger.add_trials(phase, arm.name, specs)
         return specs
 
-    def _why_failed(self, phase: Phase, specs: Sequence[trial.TrialSpec]) -> str:
-        message = next((record.message for spec in specs if (record := self.ledger.trial(spec.signature)).message), "no cause is known")
+    def _why_failed(self, phase: Phase, specs: Sequence[trial.TrialSpec], results: Mapping[int, Metrics]) -> str:
+        name = self.study.study
+        if results:
+            missing = [one["sentence"] for one in gaps.problems(self.study, phase.name, {BASELINE: results}, failed={}, concluded=False)]
+            why = f"reports {self.study.objective.metric}. {' '.join(missing)}"
+        else:
+            message = next((record.message for spec in specs if (record := self.ledger.trial(spec.signature)).message), "no cause is known")
+            why = f"has a result. {message}."
         return (
-            f"{self.study.study}: phase {phase.name} cannot be decided, since no replicate of its baseline has a result. {message}. "
-            f"Mend the cause, move {self.root / self.study.study} away and run again; trials that are done are found again."
+            f"{name}: phase {phase.name} cannot be decided, since no replicate of its baseline {why} "
+            f"Mend the cause; then `ablate retry --failed {name}` if study and code stay as they were, else move {self.root / name} away; "
+            "and run again. Trials that are done are found again."
         )
 
     def _complete(self, phase: str, arms: Mapping[str, Sequence[trial.TrialSpec]], until: int | None = None) -> None:
@@ -303,7 +311,7 @@ class Stage:
 
     def _metrics(self, specs: Sequence[trial.TrialSpec]) -> Mapping[int, Mapping[str, float]]:
         found = {spec.replicate: trial.result_of(self.root, spec.signature) for spec in specs}
-        return {replicate: result.metrics for replicate, result in found.items() if result is not None}
+        return {replicate: result.final for replicate, result in found.items() if result is not None}
 
     def _at_rung(self, specs: Sequence[trial.TrialSpec], step: int) -> dict[int, float]:
         """The objective of these trials at a rung, whether they paused there or went on."""

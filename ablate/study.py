@@ -246,9 +246,9 @@ class Tune(_Strict):
     """Points asked at once, before any of them is told."""
     seed: int = 0
     """Seed of the sampler."""
-    replicates: int | None = Field(None, ge=1)
+    replicates: int | None = Field(None, ge=2)
     """Replicates of each point; none: as many as an arm's `start`. For the same trials more points with fewer replicates find more: the
-    surrogate takes the noise from all points together, and what it recommends meets the winner on fresh replicates anyway."""
+    noise is taken from all points together. With a single one it would not be known, and the operating range too sure of itself."""
     also: list[Goal] = []
     """Objectives beside the study's own, for a Pareto front; the study's own decides."""
 
@@ -550,9 +550,14 @@ class Finding(_Strict):
     """To choose levels from; drawn in the report."""
 
 
+def plain_name(name: str) -> str:
+    """A name without case and punctuation: names that have the same one are spelled alike."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
 def nearest(name: str, known: list[str]) -> str:
     """` Did you mean X?` where something is close, else nothing."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = [k for k in known if k != name and plain_name(k) == plain_name(name)] or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not close:
         tails = {k.rsplit(".", 1)[-1]: k for k in known}
         close = [tails[t] for t in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.7)]

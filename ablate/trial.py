@@ -121,6 +121,11 @@ class TrialResult:
     """Training time of the accepted attempt; an attempt that went on from a checkpoint counts its own time only."""
     environment: Mapping[str, str]
 
+    @property
+    def final(self) -> Mapping[str, float]:
+        """The final metrics as evidence: one that was NaN or infinite is NaN, so that nobody takes it for never reported."""
+        return {**self.metrics, **dict.fromkeys(self.dropped, math.nan)}
+
 
 @dataclass(frozen=True)
 class MetricStream:

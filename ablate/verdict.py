@@ -192,7 +192,8 @@ def _judge(
     else:
         effect = _interval(study, benefit, estimate)
         verdict, reason = _decide(study, benefit, estimate, guards, references, family.adopted_p.get(arm.name), len(found))
-        if verdict == "undecided" and estimate is not None:
+        shown = estimate is not None and estimate.p_adjusted < study.alpha and estimate.mean >= study.objective.smallest_effect
+        if verdict == "undecided" and estimate is not None and not shown:  # else it is not pairs with the baseline that are missing
             cost = _cost(study, course(benefit, family.looks), family.members)
     if verdict not in ("adopt", "baseline"):
         reason = " ".join(part for part in (reason, stopped if stopped.startswith("Stopped") else "", cost) if part)
@@ -202,7 +203,7 @@ def _judge(
         carried=arm.name == BASELINE and phase.name not in (study.phases[0].name, CONFIRMATION),
         replicates=len(found),
         effect=effect,
-        total_effect=_total(study, total, family.totals.get(arm.name)),
+        total_effect=_total(study, total, family.totals.get(arm.name), exact=same or arm.name == BASELINE),
         p_adjusted=None if estimate is None else estimate.p_adjusted,
         metrics=mean_metrics(found),
         collapse=_collapse(collapse),
@@ -226,7 +227,7 @@ def _decide(
 ) -> tuple[VerdictWord, str]:
     """The verdict of an arm that competes, and why."""
     sign, smallest = study.objective.sign, study.objective.smallest_effect
-    left_out = _left_out(benefit)
+    left_out = _left_out(benefit) + _unguarded(guards, results)
     broken = [guard for guard in guards if not guard.holds and guard.value is not None]
     if results == 0:
         return "undecided", "No replicate has a result."
@@ -250,8 +251,12 @@ def _decide(
         names = listed([guard.metric for guard in unmeasured])
         return "undecided", f"Better, but no replicate reported {names}, which a guard needs: {said}.{left_out}"
     if estimate.mean < smallest:
-        return "undecided", f"Better, but by less than the smallest effect {number(smallest)}: {said}.{left_out}"
+        return "undecided", f"Better, but the mean gain is below the smallest effect {number(smallest)}: {said}.{left_out}"
     if adopted_p is None or adopted_p >= study.alpha:
+        untold = [reference.name for reference in references if reference.individual is None]
+        if untold:
+            why = f"fewer than {LEAST_PAIRS} replicates pair with it, or their differences do not vary"
+            return "undecided", f"Better than the baseline ({said}), but whether it beats {listed(untold)} is not known: {why}.{left_out}"
         missing = [reference for reference in references if not reference.beaten] or list(references)
         shown = "; ".join(f"{one.name} (difference {_difference(one)})" for one in missing)
         return "undecided", f"Better than the baseline ({said}), but not shown to beat the reference {shown}: learning not shown.{left_out}"
@@ -330,15 +335,16 @@ def _interval(study: Study, benefit: Paired, estimate: Estimate | None) -> Inter
         return None
     mean = study.objective.sign * benefit.mean
     if estimate is None:
-        return Interval(mean=mean, low=None, high=None, individual=_mirrored(study, benefit.interval(1 - study.alpha)))
+        individual = _mirrored(study, benefit.interval(1 - study.alpha))
+        return Interval(mean=mean, low=None, high=None, individual=individual, pairs=benefit.pairs)
     low, high = _mirrored(study, (estimate.low, estimate.high)) or (None, None)
-    return Interval(mean=mean, low=low, high=high, individual=_mirrored(study, estimate.individual))
+    return Interval(mean=mean, low=low, high=high, individual=_mirrored(study, estimate.individual), pairs=benefit.pairs)
 
 
-def _total(study: Study, pairs: Paired, estimate: Estimate | None) -> Interval | None:
-    """The effect against the study's baseline; exactly 0 where all pairs are equal, which is the baseline itself."""
-    if pairs.pairs and all(difference == 0 for difference in pairs.differences.values()):
-        return Interval(mean=0.0, low=0.0, high=0.0)
+def _total(study: Study, pairs: Paired, estimate: Estimate | None, *, exact: bool) -> Interval | None:
+    """The effect against the study's baseline; exactly 0 where that is the arm itself, and not merely an arm that measured the same."""
+    if exact and pairs.pairs and all(difference == 0 for difference in pairs.differences.values()):
+        return Interval(mean=0.0, low=0.0, high=0.0, pairs=pairs.pairs)
     return _interval(study, pairs, estimate)
 
 
@@ -365,3 +371,10 @@ def _said(study: Study, estimate: Estimate, pairs: int) -> str:
 
 def _difference(reference: ReferenceState) -> str:
     return number(reference.difference, signed=True) + between(*(reference.individual or (None, None)))
+
+
+def _unguarded(guards: Sequence[GuardState], results: int) -> str:
+    """Which guards rest on fewer replicates than there are."""
+    partial = [g for g in guards if g.value is not None and g.replicates is not None and g.replicates < results]
+    told = "; ".join(f"{g.metric} in {results - (g.replicates or 0)} of {results}" for g in partial)
+    return f" A guard's metric is missing or not finite: {told}; the mean of the others is held against it." if partial else ""

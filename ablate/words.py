@@ -16,13 +16,17 @@ def number(value: float | None, *, signed: bool = False) -> str:
 
 
 def between(low: float | None, high: float | None) -> str:
-    """` (0.01 to 0.03)`, or nothing where no interval is defined."""
-    return "" if low is None or high is None else f" ({number(low)} to {number(high)})"
+    """` (0.01 to 0.03)`, or nothing where no interval is defined; an end that leaves out 0 is never told as 0."""
+    if low is None or high is None:
+        return ""
+    least = "above 0" if 0 < low < NOTHING else number(low)
+    most = "below 0" if -NOTHING < high < 0 else number(high)
+    return f" ({least} to {most})"
 
 
 def probability(p: float) -> str:
-    """Two digits, never 0."""
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+    """Three digits, so that .0496 is not told as .05; never 0."""
+    return "< 0.001" if p < 0.001 else f"{p:.3g}"
 
 
 def share(part: float) -> str:

@@ -84,7 +84,7 @@ def effects(
             {"type": "line", "y0": y - ROW_PIXELS * 0.45, "y1": y - ROW_PIXELS * 0.45, "line": {"color": BAND, "width": 1}, **_ACROSS_X}
         )
     for arm, y, lines in zip(ordered, positions, labels, strict=True):
-        broken = [guard["metric"] for guard in arm["guards"] if not guard["holds"]]
+        broken = [guard["metric"] for guard in arm["guards"] if not guard["holds"] and guard["value"] is not None]
         said = f"{VERDICTS[arm['verdict']].sign} {arm['verdict']}" + (f" · guard broken: {', '.join(map(title, broken))}" if broken else "")
         text = f"{'<br>'.join(map(shown, lines))}<br><b>{shown(said)}</b>"
         left = {"x": 0, "xref": "paper", "xanchor": "left", "y": y, "yshift": 9, "yanchor": "bottom", "align": "left"}

@@ -25,6 +25,7 @@ def render(results: Results) -> str:
         f"Study `{document['study']}`, by ablate.",
         *(text(sentence) for sentence in said["headline"]),
         *_changes(document),
+        *_list("What is missing", said["lacking"]),
         *_list("What the cures promised", [one["sentence"] for one in said["questions"]]),
         *(part for phase in document["phases"] for part in _phase(document, phase)),
         *_list("What mattered", said["mattered"]),
@@ -92,7 +93,7 @@ def _phase(document: Document, phase: Document) -> list[str]:
             _effect(arm["effect"]),
             *([] if first else [_effect(arm["total_effect"])]),
             "" if arm["p_adjusted"] is None else probability(arm["p_adjusted"]),
-            "; ".join(f"{guard['guard']} broken ({number(guard['value'])})" for guard in arm["guards"] if not guard["holds"]),
+            "; ".join(f"{guard['guard']} {_broken(guard['value'])}" for guard in arm["guards"] if not guard["holds"]),
             arm["collapse"] or "",
             arm["replicates"],
             number(arm["metrics"].get(metric)),
@@ -116,6 +117,10 @@ def _every_metric(phase: Document) -> list[str]:
     return (
         [f"### All metrics of {text(phase['name'])}", table(["mean over replicates", *(arm["name"] for arm in arms)], rows)] if rows else []
     )
+
+
+def _broken(value: float | None) -> str:
+    return "not reported" if value is None else f"broken ({number(value)})"
 
 
 def _effect(effect: Document | None) -> str:

@@ -86,7 +86,7 @@ def waterfall(document: Document) -> Figure:
 
 def _factorial(document: Document, phase: Document, index: int) -> str:
     found = phase["insight"]["factorial"]
-    told = [one for one in found["interactions"] if one["low"] is not None and (one["low"] > 0 or one["high"] < 0)]
+    told = [one for one in found["interactions"] if _cell(one).endswith("*")]
     strongest = max(told, key=lambda one: abs(one["mean"]), default=None)
     words = f"{strongest['name']} change each other most" if strongest else "No two factors are shown to change each other"
     drawn = figure(
@@ -94,9 +94,9 @@ def _factorial(document: Document, phase: Document, index: int) -> str:
         name=f"factorial-{index}",
         title=f"Phase {phase['name']}: {words}",
         caption="On the diagonal what a level gains on average over all others (positive: better), off it by how much two change each "
-        "other; * : the simultaneous interval excludes 0. Empty: not estimable from these cells.",
+        "other; * : the simultaneous interval excludes 0; ? : not told apart from others. Empty: not estimable from these cells.",
     )
-    return f"<h3>Effects in phase {text(phase['name'])}</h3>{drawn}{listing(list(found['sentences']))}"
+    return f"<h3>Effects in phase {text(phase['name'])}</h3>{drawn if found['main'] else ''}{listing(list(found['sentences']))}"
 
 
 def matrix(found: Document, metric: str) -> Figure:
@@ -141,6 +141,8 @@ def _mean(one: Document | None) -> float | None:
 def _cell(one: Document | None) -> str:
     if one is None or one["mean"] is None:
         return ""
+    if one["assumes_absent"]:
+        return number(one["mean"], signed=True) + " ?"
     sure = one["low"] is not None and (one["low"] > 0 or one["high"] < 0)
     return number(one["mean"], signed=True) + (" *" if sure else "")
 
@@ -161,7 +163,7 @@ def operating(document: Document) -> str:
                 name=f"operating-{index}",
                 title=f"Phase {phase['name']}: {len(feasible)} of {counted(len(phase['points']), 'measured point')} keep all guards",
                 caption="Discs: points with all guards kept. Crosses: a guard is broken or a replicate failed. The diamond is the "
-                "recommended point; the rectangle is as good as the best along each axis, with all else at the recommended point.",
+                "recommended point; the rectangle is predicted to be as good as the best along each axis, from that point.",
             )
         parts.append(f"<h3>Where the thresholds of {text(phase['name'])} may stand</h3>{listing(list(found['sentences']))}{drawn}")
     return "".join(parts)

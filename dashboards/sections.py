@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ablate.study import BASELINE, REFERENCES
+from ablate.study import BASELINE, CONFIRMATION, REFERENCES
 from ablate.words import between, counted, listed, number
 from dashboards import figures, palette, tables
 from dashboards.page import Cell, breakable, chip, copyable, described, figure, legend, listing, table, text, yaml_block
@@ -39,7 +39,7 @@ def answer(document: Document) -> str:
     """The verdict in its sentences, and what to change."""
     said = document["answer"]
     headline = said["headline"][: len(said["headline"]) - len(document["phases"])] or said["headline"]
-    adopted = any(phase["winner"] != BASELINE for phase in document["phases"])
+    adopted = bool(adopted_arms(document))
     words = [f'<p class="verdict {"yes" if adopted else "no"}">{text(" ".join(headline))}</p>']
     if said["changes"]:
         changes = {change["path"]: change["becomes"] for change in said["changes"]}
@@ -47,7 +47,17 @@ def answer(document: Document) -> str:
         words += [f"<h2>What to change in the config: {text(counted(len(changes), 'setting'))}</h2>", copyable(yaml_block(changes, was))]
     elif document["phases"]:
         words.append("<h2>What to change in the config: nothing</h2><p>No change is shown to help, so the baseline stays.</p>")
+    if said["lacking"]:
+        words.append(f"<h2>What is missing</h2>{listing(said['lacking'])}")
     return "".join(words)
+
+
+def adopted_arms(document: Document) -> list[str]:
+    """What the phases adopted, each with its phase; none where fresh replicates did not confirm it."""
+    phases = document["phases"]
+    if phases and phases[-1]["name"] == CONFIRMATION and phases[-1]["winner"] == BASELINE:
+        return []
+    return [f"{phase['winner']} ({phase['name']})" for phase in phases if phase["winner"] != BASELINE]
 
 
 def questions(results: Results, document: Document) -> str:
@@ -77,7 +87,7 @@ def questions(results: Results, document: Document) -> str:
 
 def _who(document: Document) -> str:
     """The arm asked about; a winner by everything that was adopted on the way to it."""
-    adopted = [f"{phase['winner']} ({phase['name']})" for phase in document["phases"] if phase["winner"] != BASELINE]
+    adopted = adopted_arms(document)
     return f"The winner: {listed(adopted)}" if adopted else f"Nothing is adopted; the closest is {document['answer']['subject']}"
 
 
@@ -256,7 +266,9 @@ def _range_words(threshold: Mapping[str, Any], document: Document) -> str:
     if threshold["low"] is None or threshold["high"] is None:
         return "no point can be recommended"
     reach = f"{number(threshold['low'])} to {number(threshold['high'])}"
-    return f"measured values from {reach} lie within the smallest effect ({document['objective']['smallest_effect']:g}) of the best"
+    near = f"within the smallest effect ({document['objective']['smallest_effect']:g}) of the best"
+    predicted = threshold["sensitivity"] is not None  # its ends are then those of an operating range
+    return f"{reach} is predicted to lie {near}" if predicted else f"measured values from {reach} lie {near}"
 
 
 def beside_references(document: Document) -> tuple[str, list[str], list[tuple[str, list[float | None]]]] | None:
@@ -340,8 +352,8 @@ def statistics(document: Document) -> list[str]:
     guards = f" and keeps {counted(len(document['guards']), 'guard')}" if document["guards"] else ""
     beats = f" and beats {listed(sorted(document['references']))}" if document["references"] else ""
     return [
-        "Every arm runs on the same replicates as its baseline. A replicate fixes everything that is random, so the two differ by the "
-        "change alone, and it is these paired differences that are averaged.",
+        "Every arm runs on the same replicates as its baseline. A replicate gives both the same seed, so what the trainer draws from it is "
+        "the same in both, and it is these paired differences that are averaged.",
         f"The intervals of a phase hold together: with probability {level} all of them cover their true effect at once. The adjusted p "
         "comes from the same family, so it is below alpha exactly where the interval leaves 0 on the good side.",
         f"adopt: better than the baseline at adjusted p < {document['alpha']:g}, by at least {objective['smallest_effect']:g} on "

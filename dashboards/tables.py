@@ -54,15 +54,18 @@ def _every_metric(found: Document) -> str:
 
 
 def _guards(guards: Sequence[Mapping[str, Any]]) -> str:
-    broken = [guard for guard in guards if not guard["holds"]]
+    broken = [guard for guard in guards if not guard["holds"] and guard["value"] is not None]
+    unknown = [text(f"{palette.title(guard['metric'])} was not reported") for guard in guards if guard["value"] is None]
     if not guards:
         return ""
-    if not broken:
+    if not broken and not unknown:
         return "all hold"
-    return '<span class="reject">✗ broken</span>: ' + "; ".join(
+    told = [
         text(f"{palette.title(g['metric'])} is {number(g['value'])}, must be {g['guard'].removeprefix(g['metric']).strip()}")
         for g in broken
-    )
+    ]
+    said = [f'<span class="reject">✗ broken</span>: {"; ".join(told)}'] if told else []
+    return "; ".join([*said, *unknown])
 
 
 def _named(name: str, reason: str, note: str = "") -> Cell:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ablate.cli.reading import chosen_arms
 from ablate.results import Results
+from ablate.study import BASELINE, REFERENCES
 from ablate.words import between, counted, number, probability
 
 
@@ -42,13 +43,31 @@ def _lines(document: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
         below = "below" if arm["p_adjusted"] < alpha else "not below"
         said.append(f"Adjusted p {probability(arm['p_adjusted'])} over {rivals} and all looks: {below} alpha {alpha:g}.")
     for guard in arm["guards"]:
-        said.append(f"Guard {guard['guard']}: {number(guard['value'])}, {'kept' if guard['holds'] else 'broken'}.")
+        held = "no replicate reported it" if guard["value"] is None else "kept" if guard["holds"] else "broken"
+        said.append(f"Guard {guard['guard']}: {number(guard['value'])}, {held}.")
     for reference in arm["references"]:
-        beaten = "beaten" if reference["beaten"] else "not shown to be beaten"
+        untold = "not compared, for want of pairs or of spread" if reference["individual"] is None else "not shown to be beaten"
+        beaten = "beaten" if reference["beaten"] else untold
         own = between(*(reference["individual"] or (None, None)))
         said.append(f"Reference {reference['name']}: difference {number(reference['difference'], signed=True)}{own}, {beaten}.")
     if arm["collapse"]:
         said.append(f"Collapse, as the trainer says: {arm['collapse']}.")
+    said += [one["sentence"] for one in document["problems"] if _concerns(one, arm)]
+    said += _aliases(phase, arm)
     if phase["winner"] == arm["name"]:
         said.append(f"It is the winner. {phase['reason']}")
     return said
+
+
+def _concerns(problem: Mapping[str, Any], arm: Mapping[str, Any]) -> bool:
+    """Whether something that is missing is the arm's, or of what the arm is held against."""
+    return problem["place"] == REFERENCES or (problem["place"] == arm["phase"] and not {arm["name"], BASELINE}.isdisjoint(problem["arms"]))
+
+
+def _aliases(phase: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
+    """The contrasts of a factorial that this arm's levels enter and that its cells do not tell apart."""
+    found = phase["insight"]["factorial"]
+    cell = next((one["cell"] for one in found["cells"] if one["arm"] == arm["name"]), None) if found else None
+    if found is None or cell is None:
+        return []
+    return [one["sentence"] for one in found["not_estimable"] if any(cell[factor] == level for factor, level in one["steps"])]

@@ -17,7 +17,7 @@ from ablate.cli.finding import begun, opened
 from ablate.cli.progress import Progress, view
 from ablate.cli.reading import chosen_arms
 from ablate.cli.watching import note_plan
-from ablate.errors import BudgetSpent, Interrupted, StudyBusy, StudyError
+from ablate.errors import BaselineFailed, BudgetSpent, Interrupted, StudyBusy, StudyError
 from ablate.execution.detached import Detached
 from ablate.execution.handover import hydra_value
 from ablate.execution.lock import ControllerLock
@@ -61,6 +61,9 @@ def run_study(study: Study, runs: Path, command: str, *, mlflow: bool = True) ->
     except (Interrupted, BudgetSpent) as stopped:
         console.print(f"{stopped}\nTo go on: {command}", markup=False, highlight=False, soft_wrap=True)
         return stopped.exit_code
+    except BaselineFailed:
+        finish(study, runs, console, mlflow=mlflow)  # what is known all the same, before the message that says why it ended
+        raise
     return finish(study, runs, console, mlflow=mlflow)
 
 

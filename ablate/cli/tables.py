@@ -66,13 +66,13 @@ def _print_phase(
     for column in ("effect [simultaneous]", "verdict", "guards", "collapse"):
         decided.add_column(column)
     for letter, arm in zip(letters(len(arms)), arms, strict=True):
-        broken = [guard["metric"] for guard in arm["guards"] if not guard["holds"]]
+        broken = [short(guard["metric"]) + ("?" if guard["value"] is None else "") for guard in arm["guards"] if not guard["holds"]]
         decided.add_row(
             letter,
             Text("\n".join(arm["name"].split(", "))),
             interval(arm["effect"]),
             Text(arm["verdict"], style=STYLES.get(arm["verdict"], "")),
-            Text("hold" if not broken else "\n".join(short(name) for name in broken)),
+            Text("hold" if not broken else "\n".join(broken)),
             Text((arm["collapse"] or "").replace(", ", "\n")),
         )
     console.print(decided)
@@ -80,7 +80,8 @@ def _print_phase(
     measured = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     measured.add_column("", no_wrap=True)
     for metric in shown:
-        measured.add_column("\n".join(short(metric).split(" ")), justify="right", overflow="fold")
+        alike = [other for other in shown if short(other) == short(metric)]
+        measured.add_column("\n".join((metric if len(alike) > 1 else short(metric)).split(" ")), justify="right", overflow="fold")
     for letter, arm in zip(letters(len(arms)), arms, strict=True):
         measured.add_row(letter, *(number(arm["metrics"].get(metric)) for metric in shown))
     for name, reference in references.items():

@@ -45,16 +45,28 @@ def with_dotted_levels(document: Document) -> Document:
 
 
 def guards(document: Document) -> list[Problem]:
-    """Guards that forbid what the objective asks for."""
+    """Guards that forbid what the objective asks for, or that no value can keep."""
     objective = _mapping(document.get("objective"))
     wrong, better = ("at_least", "less") if objective.get("direction") == "minimize" else ("at_most", "more")
     problems = []
+    bounds: dict[str, list[tuple[Keys, str, float]]] = {}
     for index, guard in enumerate(_list(document.get("guards"))):
-        if _mapping(guard).get("metric") == objective.get("metric") is not None and _mapping(guard).get(wrong) is not None:
+        said = _mapping(guard)
+        if said.get("metric") == objective.get("metric") is not None and said.get(wrong) is not None:
             text = (
                 f"forbids what the objective asks for: {better} of {objective.get('metric')} is better. Take it out, or turn the direction."
             )
             problems.append(Problem(("guards", index, wrong), text))
+        for key in ("at_least", "at_most"):
+            if isinstance(bound := said.get(key), int | float):
+                bounds.setdefault(str(said.get("metric")), []).append((("guards", index, key), key, bound))
+    for metric, found in bounds.items():
+        least = max((one for one in found if one[1] == "at_least"), key=lambda one: one[2], default=None)
+        most = min((one for one in found if one[1] == "at_most"), key=lambda one: one[2], default=None)
+        if least is not None and most is not None and least[2] > most[2]:
+            where = f"guards[{most[0][1]}].at_most: {most[2]:g}"
+            text = f"no value of {metric} is at least {least[2]:g} and keeps {where} too, so nothing could be adopted. Mend one of them."
+            problems.append(Problem(least[0], text))
     return problems
 
 

@@ -140,7 +140,10 @@ def _sentences(
 ) -> list[str]:
     said = []
     if path:
-        said.append("From baseline towards the winner: " + ", then ".join(f"{s.name} {s.mean:+.3g}" for s in path) + ".")
+        steps = ", then ".join(f"{s.name} {s.mean:+.3g}" for s in path)
+        said.append(
+            f"From baseline towards the winner: {steps}. The replicates that chose the winner and this order also measure it: it flatters."
+        )
     if stops is not None:
         said.append(f"The path ends there: {stops}.")
     for share in without:

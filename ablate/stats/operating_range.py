@@ -284,10 +284,13 @@ def _sentences(
     for span in spans:
         ends = f"{'at or below ' if span.low_open else ''}{span.low:.3g} to {span.high:.3g}{' or more' if span.high_open else ''}"
         if span.sensitivity < smallest_effect:
-            said.append(f"{span.name} hardly matters: over its whole range the objective changes by {span.sensitivity:.2g}.")
+            bounded = "" if span.low_open and span.high_open else f" Only {ends} is shown to be as good as the best and to be feasible."
+            said.append(
+                f"{span.name} hardly matters: over its whole range the predicted objective changes by {span.sensitivity:.2g}.{bounded}"
+            )
         else:
             said.append(
-                f"{span.name}: {ends} is as good as the best; over its whole range the objective changes by {span.sensitivity:.2g}."
+                f"{span.name}: {ends} is predicted to be as good as the best; over its whole range that changes by {span.sensitivity:.2g}."
             )
         said += [f"{span.name} has a cliff just {'below' if c == span.low else 'above'} {c:.3g}." for c in span.cliffs]
     if worst is None:

@@ -226,6 +226,29 @@ def test_no_arm_above_the_reference_means_learning_not_shown(tmp_path: Path) -> 
     assert any("a gate led elsewhere: thresholds" in warning for warning in answer.warnings)
 
 
+def test_collapse_prevented_is_said_only_where_the_trainer_named_a_collapse(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, reference=0.34)
+    toy.conclude("flags", {BASELINE: 0.29, "x=1": 0.33}, {"x": 0, "p": 0.1})
+    assert toy.results().conclusions[0].arm(BASELINE).collapse == "none"
+    headline = toy.results().answer().headline[0]
+    assert headline.startswith("No: learning not shown. 1 arm of 1 better than the baseline")
+    assert "prevented" not in headline
+
+
+@pytest.mark.parametrize("points", [(), POINTS], ids=["the replicates that chose", "fresh replicates"])
+def test_a_winner_carried_from_an_earlier_phase_is_flattered_by_the_replicates_that_chose_it(
+    tmp_path: Path, points: tuple[Point, ...]
+) -> None:
+    toy = Toy(tmp_path)
+    toy.conclude("flags", {BASELINE: 0.25, "x=1": 0.33, "x=1 too": 0.31}, {"x": 0, "p": 0.1})
+    toy.conclude("thresholds", {BASELINE: 0.33, "tuned": 0.331}, {"x": 1, "p": 0.1}, points=points)
+    results = toy.results()
+    assert results.conclusions[-1].winner == BASELINE
+    flattered = [warning for warning in results.answer().warnings if "flattered" in warning]
+    expected = "The winner is the best of 2 arms in flags by the same replicates that measure it: its mean effect is flattered."
+    assert flattered == ([] if points else [expected])
+
+
 def test_nothing_better_and_nothing_healthy_never_claims_that_collapse_was_prevented(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
     toy.conclude("flags", {BASELINE: 0.25, "x=1": 0.251}, {"x": 0, "p": 0.1})

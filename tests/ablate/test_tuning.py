@@ -115,12 +115,12 @@ def test_a_planted_plateau_and_cliff_are_found_and_its_middle_is_what_is_run_aga
 
 @pytest.mark.slow
 def test_points_have_replicates_of_their_own_number_and_the_competition_has_the_studys(offers: Path) -> None:
-    document = document_of(a_study({"x": X}, sampler="qmc", tune=16, replicates=1), offers)
+    document = document_of(a_study({"x": X}, sampler="qmc", tune=16, replicates=2), offers)
     (phase,) = document["phases"]
-    assert {tuple(point["values"]) for point in phase["points"]} == {("0",)}
+    assert {tuple(point["values"]) for point in phase["points"]} == {("0", "1")}
     assert {arm["replicates"] for arm in phase["arms"]} == {3}
     assert 0.35 < phase["operating"]["recommended_levels"]["x"] < 0.65
-    assert "over 16 points and 16 trials" in document["fairness"]["sentence"]
+    assert "over 16 points and 32 trials" in document["fairness"]["sentence"]
 
 
 def test_what_the_preflight_refuses_is_never_sampled_and_bounds_the_range(offers: Path) -> None:

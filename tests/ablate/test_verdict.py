@@ -106,7 +106,7 @@ def test_a_gain_that_is_sure_but_too_small_is_never_adopted() -> None:
     assert found.p_adjusted is not None
     assert found.p_adjusted < 0.05
     assert found.verdict == "undecided"
-    assert "less than the smallest effect" in found.reason
+    assert "mean gain is below the smallest effect" in found.reason
 
 
 def test_zero_variance_is_said_and_never_a_p_of_zero() -> None:
@@ -183,6 +183,36 @@ def test_beating_every_reference_is_needed() -> None:
     assert both.verdict == "undecided"
     assert "reference old" in both.reason
     assert "reference untrained" not in both.reason
+
+
+def test_a_reference_without_enough_results_is_not_known_to_be_beaten() -> None:
+    arms = {"baseline": runs(0.25), "cure": runs(0.33, shift=1)}
+    found = decide(arms, study=study(references={"untrained": {"x": -1}}), references={"untrained": runs(0.2, replicates=2)}).arm("cure")
+    assert found.verdict == "undecided"
+    assert "but whether it beats untrained is not known: fewer than 3 replicates pair with it" in found.reason
+    assert "learning not shown" not in found.reason
+    assert found.cost_to_decide is None, "pairs with the baseline are not what is missing"
+
+
+def test_a_guard_that_rests_on_few_replicates_says_so() -> None:
+    cure = runs(0.33, shift=1)
+    cure[0]["health"] = math.nan
+    del cure[1]["health"]
+    found = decide({"baseline": runs(0.25), "cure": cure}).arm("cure")
+    assert found.verdict == "adopt"
+    assert found.guards[0].replicates == 2
+    assert "A guard's metric is missing or not finite: health in 2 of 4; the mean of the others is held against it." in found.reason
+
+
+def test_an_arm_that_measured_the_same_as_the_studys_baseline_is_not_known_to_be_it() -> None:
+    arms = {"baseline": runs(0.25), "cure": runs(0.33, shift=1)}
+    found = decide(arms, origin=arms["cure"])
+    total = found.arm("cure").total_effect
+    assert total is not None
+    assert (total.mean, total.low, total.high, total.pairs) == (0, None, None, 4)
+    itself = decide(arms).arm("baseline").total_effect
+    assert itself is not None
+    assert (itself.low, itself.high) == (0, 0)
 
 
 def test_the_largest_effect_wins_where_arms_are_told_apart() -> None:

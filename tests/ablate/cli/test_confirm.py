@@ -27,7 +27,7 @@ def test_the_winner_meets_the_baseline_on_fresh_replicates_and_later_under_other
     assert [phase["name"] for phase in document["phases"]] == ["more", "most", "confirmation"]
     last = document["phases"][-1]
     assert [(arm["name"], arm["verdict"]) for arm in last["arms"]] == [("baseline", "baseline"), ("winner", "adopt")]
-    assert "and confirmed on fresh replicates" in document["answer"]["headline"][0]
+    assert ", and together confirmed on fresh replicates" in document["answer"]["headline"][0]
     assert document["winner_levels"] == {"steps": 8}
     rows = list(place.json("trials", "toy", "--phase", "confirmation")["trials"])
     seeds = sorted({place.rpartition(" r")[2] if " r" in place else place.rpartition("/r")[2] for row in rows for place in row["places"]})

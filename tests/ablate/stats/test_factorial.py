@@ -46,7 +46,7 @@ def test_effects_are_the_means_a_reader_would_write_down() -> None:
 def test_a_planted_interaction_is_found_and_put_in_words() -> None:
     found = analyse(ON_OFF, measured({(0, 1): 1.0}, 4, 0.03, 2), ALPHA)
     assert [one.name for one in found.interactions if one.shown] == ["bias=on x overlap=on"]
-    assert any(s.startswith("bias=on helps only where overlap=on (+") for s in found.sentences)
+    assert any(s.startswith("bias=on is shown to help only where overlap=on (+") for s in found.sentences)
     assert any(s.startswith("weighting=on is not shown to matter") for s in found.sentences)
 
 
@@ -75,8 +75,10 @@ def test_a_half_fraction_says_what_cannot_be_told_apart() -> None:
     half = {cell: values for cell, values in measured({(2,): 1.0}, 4, 0.03, 5).items() if cell[2] == (cell[0] == cell[1])}
     found = analyse(ON_OFF, half, ALPHA)
     assert by_name(found.main)["weighting=on"].assumes_absent == ("bias=on x overlap=on",)
-    assert set(found.not_estimable) == {"bias=on x overlap=on", "bias=on x weighting=on", "overlap=on x weighting=on"}
-    assert any("bias=on x overlap=on cannot be told from weighting=on" in s for s in found.sentences)
+    assert {one.name for one in found.not_estimable} == {"bias=on x overlap=on", "bias=on x weighting=on", "overlap=on x weighting=on"}
+    assert any(s.startswith("bias=on x overlap=on is not told apart from weighting=on") for s in found.sentences)
+    assert any(s.startswith("weighting=on is not told apart from bias=on x overlap=on") for s in found.sentences)
+    assert not any("helps" in s or "harms" in s for s in found.sentences), "each main effect may be an interaction"
 
 
 def test_failures_leave_out_only_the_replicates_that_cannot_tell() -> None:
@@ -99,3 +101,22 @@ def test_too_few_replicates_and_constant_values_have_no_interval() -> None:
     assert any("no interval" in s for s in two.sentences)
     with pytest.raises(ValueError, match="level of each of 3 factors"):
         analyse(ON_OFF, {(0, 0, 7): {0: 1.0}}, ALPHA)
+
+
+def test_a_cell_without_any_result_aliases_what_it_alone_would_tell() -> None:
+    cells = measured({(0,): 1.0}, 4, 0.03, 8)
+    cells[1, 1, 1] = {}
+    whole = analyse(ON_OFF, cells, ALPHA)
+    assert whole.not_estimable == (), "seven cells tell main effects and two-way interactions apart"
+    assert whole.sentences[0] == (
+        "No replicate has a result in 1 of 8 cells (bias=on, overlap=on, weighting=on): effects are those of the others; "
+        "interactions of three and more factors are taken as absent."
+    )
+    two = {cell[:2]: {} if cell == (1, 1, 0) else values for cell, values in cells.items() if cell[2] == 0}
+    found = analyse(ON_OFF[:2], two, ALPHA)
+    assert [one.partners for one in found.not_estimable] == [("bias=on", "overlap=on")]
+    assert found.not_estimable[0].steps == ((0, 1), (1, 1))
+    never = analyse(ON_OFF[:2], {cell: values if cell[1] == 0 else {0: math.nan} for cell, values in two.items()}, ALPHA)
+    assert any(s.startswith("overlap=on is not told apart from the mean") for s in never.sentences)
+    nothing = analyse(ON_OFF[:2], {cell: {} for cell in two}, ALPHA)
+    assert nothing.sentences == ("Of 4 cells of the factorial none has a result, so nothing is known of any factor.",)
