@@ -9,7 +9,7 @@
     merged.font = { ...(layout.font || {}), color: style("--ink"), family: "system-ui, sans-serif", size: 12 };
     merged.hoverlabel = { bgcolor: style("--card"), bordercolor: style("--line"), font: { color: style("--ink") }, align: "left" };
     merged.modebar = { bgcolor: "rgba(0,0,0,0)", color: style("--soft"), activecolor: style("--accent") };
-    for (const key of Object.keys(layout)) if (/^[xy]axis\d*$/.test(key)) merged[key] = { ...layout[key], ...axis };
+    for (const key of Object.keys(layout)) if (/^[xy]axis\d*$/.test(key)) merged[key] = { ...layout[key], ...axis, title: { standoff: 8, ...layout[key].title } };
     return merged;
   };
 

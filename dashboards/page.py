@@ -27,6 +27,11 @@ def text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
+def breakable(value: object) -> str:
+    """The same, where a long name of a metric or setting may go on in the next line behind each of its parts."""
+    return re.sub(r"(?<=\w[/_])(?=\w)", "<wbr>", text(value))
+
+
 @dataclass(frozen=True)
 class Cell:
     """A table's cell: HTML that is already safe."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.study import BASELINE, CONFIRMATION, REFERENCES
 from ablate.words import between, counted, listed, number
 from dashboards import figures, palette, tables
-from dashboards.page import Cell, chip, copyable, described, figure, legend, listing, table, text, yaml_block
+from dashboards.page import Cell, breakable, chip, copyable, described, figure, legend, listing, table, text, yaml_block
 
 if TYPE_CHECKING:
     from ablate.results import Results
@@ -30,6 +30,7 @@ CURVES = (
 """What a DINO study is looked at by; any other trainer's curves are those of its own columns and objective."""
 
 MOST_CURVES = 10
+MOST_ARMS = 24
 
 SAYS = {"adopt": "adopted", "reject": "rejected", "undecided": "undecided"}
 
@@ -77,7 +78,7 @@ def questions(results: Results, document: Document) -> str:
             caption = f"A line a replicate; {'lower' if one['direction'] == 'minimize' else 'higher'} is better."
             drawn = figure(figures.pairs(before, after, one["metric"], names), name=f"question-{index}", title="", caption=caption)
         says = chip({"yes": "yes", "no": "no, the opposite"}.get(one["says"], "not shown"), kind)
-        cards.append(f'<div class="card"><h3>{text(one["ask"])} {says}</h3><p class="soft">{text(sentence)}</p>{drawn}</div>')
+        cards.append(f'<div class="card"><h3>{text(one["ask"])} {says}</h3><p class="soft">{breakable(sentence)}</p>{drawn}</div>')
     yes = sum(one["says"] == "yes" for one in asked)
     who = f"{_who(document)}, against the study's baseline."
     heading = f"<h2>{yes} of {counted(len(asked), 'question')} answered with yes</h2><p>{text(who)}</p>"
@@ -169,7 +170,7 @@ def _reference_effects(document: Document, found: Document) -> dict[str, float]:
 def _curves(results: Results, document: Document, found: Document, index: int) -> str:
     """Small multiples: what happened on the way, an arm a colour."""
     wanted = list(dict.fromkeys([*CURVES, *document["columns"], document["objective"]["metric"]]))
-    arms = [arm["name"] for arm in found["arms"]]
+    arms = _worth_drawing(document, found)
     frame = results.curves(wanted)
     frame = frame[(frame["phase"] == found["name"]) & frame["arm"].isin(arms)]
     lines, group = palette.lines(arms, BASELINE), f"curves-{index}"
@@ -190,8 +191,22 @@ def _curves(results: Results, document: Document, found: Document, index: int) -
         "Lines are means over replicates, bands reach from the least to the greatest replicate; a triangle marks the largest rise of a "
         "loss above its least value so far. Press an arm to hide it."
     )
-    said = f'<h3>On the way there</h3><p class="soft">{spread}</p>{legend(lines, group)}'
+    if len(arms) < len(found["arms"]):
+        spread = f"The {len(arms)} of {len(found['arms'])} arms with the best effects; `ablate export --csv` has all. {spread}"
+    said = f'<h3>On the way there</h3><p class="soft">{text(spread)}</p>{legend(lines, group)}'
     return f'{said}<div class="grid">{"".join(panels)}</div>'
+
+
+def _worth_drawing(document: Document, found: Document) -> list[str]:
+    """The arms of a phase in its order; of many the baseline, the winner and the best: more lines cannot be told apart."""
+    sign = 1 if document["objective"]["direction"] == "maximize" else -1
+
+    def rank(arm: Document) -> tuple[bool, float]:
+        first = arm["name"] in (BASELINE, found["winner"])
+        return not first, -sign * arm["effect"]["mean"] if arm["effect"] is not None else float("inf")
+
+    kept = {arm["name"] for arm in sorted(found["arms"], key=rank)[:MOST_ARMS]}
+    return [arm["name"] for arm in found["arms"] if arm["name"] in kept]
 
 
 def _since(found: Document) -> dict[str, float]:
@@ -211,6 +226,8 @@ def _curve_title(metric: str, ends: Mapping[str, float], winner: str) -> str:
     if not others:
         return f"{name} ends at {number(ends[BASELINE])}"
     other = winner if winner in others else max(others, key=lambda arm: abs(others[arm] - ends[BASELINE]))
+    if number(others[other]) == number(ends[BASELINE]):
+        return f"{name} ends at {number(ends[BASELINE])} for {'all' if other != winner else 'baseline and winner'}"
     who = "winner" if other == winner else other
     return f"{name} ends at {number(ends[BASELINE])} for the baseline, {number(others[other])} for {who}"
 

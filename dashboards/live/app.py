@@ -102,7 +102,8 @@ class Screen:
             return None
         waiting = status["requests"]
         # What changes while it runs is handed over by itself: a press of the button would be lost if it were drawn anew meanwhile.
-        said = html.Span(status["said"], id={"text": "state"}, className="soft")
+        more = "" if status["said"] == status["state"] else status["said"]
+        said = html.Span(more, id={"text": "state"}, className="soft")
         asked = html.Span(f"{counted(waiting, 'request')} not taken up yet" if waiting else "", id={"text": "requests"}, className="soft")
         button = [ask("stop", "Stop the study…")] if status["state"] in ("running", "starting") else []
         return html.Div([chip(status["state"]), said, asked, *button], className="state")

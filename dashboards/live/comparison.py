@@ -151,7 +151,7 @@ def _table(now: Snapshot, drawn: Mapping[ArmKey, Line], *, more: bool) -> Any:
         counts = now.counted(list(now.of_arm[key].values()))
         done = f"{counts['done']} of {sum(counts.values())}" + (f", {counts['failed']} failed" if counts["failed"] else "")
         mean = "" if not values else f"{number(sum(values) / len(values))} ({number(min(values))} to {number(max(values))})"
-        name = [swatch(line), link(called(key, drawn), View(page="trials", phase=key.phase, search=f"/{key.name}/"))]
+        name = [swatch(line), link(broken(called(key, drawn)), View(page="trials", phase=key.phase, search=f"/{key.name}/"))]
         cells: list[Any] = [name, state, done, mean, said]
         cells += [level(levels[key][path]) if path in levels[key] else "" for path in differing]
         decided = verdict is not None and key.name != BASELINE

@@ -36,14 +36,15 @@ def page(record: Record, now: Snapshot) -> Page:
 def _tiles(now: Snapshot) -> Any:
     counts, used, budget = now.status["trials"], now.status["used"], now.status["budget"]
     known = sum(counts.values())
-    planned = f" of at most {now.trials_at_most}" if now.trials_at_most and now.trials_at_most > known else f" of {known}"
+    to_come = 0 if now.status["state"] == "done" else max(0, (now.trials_at_most or 0) - known)
+    planned = f" of at most {known + to_come}" if to_come else f" of {known}"
     note = f"{counts['running']} running, {counts['queued']} queued, {counts['failed']} failed"
     tiles = [
         tile(
             "Trials done",
             f"{counts['done']}{planned}",
             note,
-            bar(counts | {"to come": max(0, (now.trials_at_most or 0) - known)}, "Trials by state"),
+            bar(counts | {"to come": to_come}, "Trials by state"),
         )
     ]
     bounds = [

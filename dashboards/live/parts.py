@@ -38,8 +38,8 @@ def labelled(words: str) -> dict[str, Any]:
 
 
 def broken(name: str) -> list[Any]:
-    """A long name that may go on in the next line behind each of its parts."""
-    pieces = re.findall(r"[^/._,]*[/._,]?", name)
+    """A long name that may go on in the next line behind each of its parts; a number stays whole."""
+    pieces = re.split(r"(?<=[/_,=])|(?<=\.)(?!\d)", name)
     return [part for piece in pieces if piece for part in (piece, html.Wbr())][:-1]
 
 

@@ -137,6 +137,24 @@ def test_each_phase_has_its_effects_and_curves(page: Page, results: Results) -> 
         assert f"curves-{index}-2" in page.data
 
 
+def test_of_many_arms_the_curves_of_the_best_are_drawn(planting: Callable[..., Any], tmp_path: Path) -> None:
+    levels = [round(0.01 * n, 2) for n in range(30)]
+    phase = {"name": "many", "design": "one_at_a_time", "factors": {"crops.min_foreground_ratio": levels}}
+    made = planting(tmp_path / "runs", changes={"phases": [phase]})
+    made.run()
+    made.ledger.close()
+    results = Results(made.root, "planted")
+    found = results.document()["phases"][0]
+    page = Page(render(results))
+    drawn = {trace["legendgroup"] for trace in json.loads(page.data["curves-0-0"])["data"]}
+    assert len(found["arms"]) == 30 + 1
+    assert len(drawn) == 24
+    assert {"baseline", found["winner"]} <= drawn
+    effects = {arm["name"]: arm["effect"]["mean"] for arm in found["arms"] if arm["name"] not in ("baseline", found["winner"])}
+    assert min(effects[name] for name in effects.keys() & drawn) >= max(effects[name] for name in effects.keys() - drawn)
+    assert "The 24 of 31 arms with the best effects" in page.words
+
+
 def test_the_alarm_is_said_with_its_steps_and_marked_in_the_curves(page: Page, results: Results) -> None:
     phase = results.document()["phases"][0]
     steps = [alarm["since_step"] for alarm in phase["alarms"] if alarm["arm"] == "baseline"]
