@@ -206,10 +206,11 @@ def _not_learned(conclusions: Sequence[Conclusion], better: Sequence[ArmVerdict]
 
 
 def _beside_references(study: Study, arms: Sequence[ArmVerdict]) -> str:
-    """That none of these is shown to beat the references, or could not be compared with them."""
+    """Which references none of these is shown to beat, and which could be compared with none."""
     compared = {reference.name for arm in arms for reference in arm.references if reference.compared}
-    known, unknown = (listed(sorted(names)) for names in (study.references.keys() & compared, study.references.keys() - compared))
-    said = f" and none is shown to beat {known}: learning not shown" if known else ""
+    beaten = {reference.name for arm in arms for reference in arm.references if reference.beaten}
+    above, unknown = (listed(sorted(names)) for names in ((study.references.keys() & compared) - beaten, study.references.keys() - compared))
+    said = f" and none is shown to beat {above}: learning not shown" if above else ""
     return said + (f"; {unknown} could be compared with none" if unknown else "")
 
 

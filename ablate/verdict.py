@@ -86,7 +86,10 @@ def conclude(
         effects=estimates(tested, study.alpha, looks, untested),
         totals=estimates({name: pairs for name, pairs in total.items() if name not in given_up}, study.alpha, looks, untested),
         adopted_p=better_than_all(tested, over, looks, untested),
-        single_p={reference: better_than_all(tested, {reference: found}, looks, untested) for reference, found in over.items()},
+        single_p={
+            reference: better_than_all({name: pairs for name, pairs in found.items() if name in tested}, {}, looks, untested)
+            for reference, found in over.items()
+        },
         looks=looks,
         members=untested + sum(pairs.testable for pairs in tested.values()),
     )
@@ -154,7 +157,7 @@ class _Family:
     adopted_p: Mapping[str, float]
     """Adjusted p of "better than the baseline and than every reference"."""
     single_p: Mapping[str, Mapping[str, float]]
-    """Reference to the same with that reference alone."""
+    """Reference to the adjusted p of "better than that reference", whatever the baseline."""
     looks: Looks
     members: int
     """Arms that the correction is for."""

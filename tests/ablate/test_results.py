@@ -258,6 +258,14 @@ def test_nothing_better_and_nothing_healthy_never_claims_that_collapse_was_preve
     assert "learning not shown" in headline
 
 
+def test_learning_is_not_called_unshown_where_arms_beat_the_reference_and_only_not_the_baseline(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, reference=0.1)
+    toy.conclude("flags", {BASELINE: 0.33, "x=1": 0.331}, {"x": 0, "p": 0.1})
+    headline = toy.results().answer().headline[0]
+    assert "none of 1 arm is adopted" in headline
+    assert "learning not shown" not in headline
+
+
 def test_a_study_without_a_conclusion_says_so(tmp_path: Path) -> None:
     results = Toy(tmp_path).results()
     assert results.answer().lines()[0] == "No phase is concluded yet."

@@ -185,6 +185,15 @@ def test_beating_every_reference_is_needed() -> None:
     assert "reference untrained" not in both.reason
 
 
+def test_an_arm_may_beat_a_reference_and_still_be_no_better_than_a_healthy_baseline() -> None:
+    arms = {"baseline": runs(0.33), "idle": runs(0.33, shift=1), "other": runs(0.335, shift=2)}
+    found = decide(arms, references={"untrained": runs(0.2, shift=5), "old": runs(0.33, shift=3)})
+    assert found.winner == "baseline"
+    for name in ("idle", "other"):
+        beaten = {reference.name: reference.beaten for reference in found.arm(name).references}
+        assert beaten == {"untrained": True, "old": False}
+
+
 def test_a_reference_without_enough_results_is_not_known_to_be_beaten() -> None:
     arms = {"baseline": runs(0.25), "cure": runs(0.33, shift=1)}
     found = decide(arms, study=study(references={"untrained": {"x": -1}}), references={"untrained": runs(0.2, replicates=2)}).arm("cure")
