@@ -53,11 +53,11 @@ def answer(document: Document) -> str:
 
 
 def adopted_arms(document: Document) -> list[str]:
-    """What the phases adopted, each with its phase; none where fresh replicates did not confirm it."""
+    """What the phases adopted, each with its phase; none where fresh replicates did not confirm it. What these confirm is no arm more."""
     phases = document["phases"]
     if phases and phases[-1]["name"] == CONFIRMATION and phases[-1]["winner"] == BASELINE:
         return []
-    return [f"{phase['winner']} ({phase['name']})" for phase in phases if phase["winner"] != BASELINE]
+    return [f"{phase['winner']} ({phase['name']})" for phase in phases if phase["winner"] != BASELINE and phase["name"] != CONFIRMATION]
 
 
 def questions(results: Results, document: Document) -> str:

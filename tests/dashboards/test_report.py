@@ -16,6 +16,7 @@ from ablate.results import Results
 from ablate.words import number
 from dashboards.page import as_json, yaml_block
 from dashboards.report import render, write
+from dashboards.sections import adopted_arms
 
 NASTY = '<img src=x onerror="alert(1)"></script><script>alert(2)</script>'
 
@@ -127,6 +128,14 @@ def test_every_question_is_answered_with_its_figures(page: Page, results: Result
         assert question["ask"] in page.words
         assert number(question["baseline"]) in page.words
         assert f"question-{index}" in page.data
+
+
+def test_what_is_adopted_is_told_once_and_only_where_fresh_replicates_bear_it_out() -> None:
+    flags, weighting = {"name": "flags", "winner": "a=1"}, {"name": "weighting", "winner": "baseline"}
+    confirmed, refuted = ({"name": "confirmation", "winner": winner} for winner in ("winner", "baseline"))
+    assert adopted_arms({"phases": [flags, weighting]}) == ["a=1 (flags)"]
+    assert adopted_arms({"phases": [flags, weighting, confirmed]}) == ["a=1 (flags)"]
+    assert adopted_arms({"phases": [flags, weighting, refuted]}) == []
 
 
 def test_each_phase_has_its_effects_and_curves(page: Page, results: Results) -> None:
