@@ -47,7 +47,6 @@ BENCHMARKS := crops peer_step indexing commands report overhead scale fleet firs
 bench: $(addprefix bench-,$(BENCHMARKS))
 
 # All together in less than 40 minutes: smaller sizes of what takes longest; alone each runs at its full size (arguments: ARGS="...").
-bench: ARGS_scale = 100 1000
 bench: ARGS_first_step = studies/collapse.yaml 3
 bench: ARGS_step = --repetitions 3 --threads 1
 bench: ARGS_step_floor = --repetitions 3 --steps 30 --threads 1

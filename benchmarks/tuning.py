@@ -79,7 +79,7 @@ def tuned(surface: Surface, points: int, replicates: int, seed: int) -> Found | 
     measured: list[Measured] = []
     while len(told) < points:
         for levels in tuner.propose(told, min(4, points - len(told))):
-            at = {name: float(levels[name]) for name in ("hu", "ratio")}  # type: ignore[arg-type]
+            at = {name: float(levels[name]) for name in ("hu", "ratio")}  # type: ignore[arg-type]  # a range gives numbers
             values = surface(at["hu"], at["ratio"]) + level + NOISE * draw.standard_normal(replicates)
             told.append(Told(levels, float(values.mean()), True))
             measured.append(Measured(at, dict(enumerate(values.tolist())), True))

@@ -11,6 +11,7 @@ import pytest
 
 from dashboards.live.record import Record
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "ablate" / "cli"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "contracts"))
 

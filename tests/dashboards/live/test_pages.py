@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pressing import LOCAL, press, told
 
 from ablate.cli.steering import retry
 from ablate.errors import StudyError
@@ -28,7 +29,6 @@ from dashboards.live.serve import application
 from dashboards.live.streams import Streams, spread, thinned
 
 NASTY = '<img src=x onerror="alert(1)">'
-LOCAL = {"base_url": "http://127.0.0.1:8050", "environ_base": {"REMOTE_ADDR": "127.0.0.1"}}
 
 
 def words(content: Any) -> str:
@@ -369,22 +369,11 @@ def test_the_server_answers_this_machine_alone_and_loads_nothing_from_elsewhere(
     assert client.post("/_dash-update-component", json={}, **LOCAL).status_code == 403, "a page of another origin"
 
 
-def perform(client: Any, token: str, button: dict[str, str]) -> Any:
-    body = {
-        "output": "said.children",
-        "outputs": {"id": "said", "property": "children"},
-        "inputs": [{"id": "confirm", "property": "submit_n_clicks", "value": 1}],
-        "changedPropIds": ["confirm.submit_n_clicks"],
-        "state": [{"id": "asked", "property": "data", "value": button}, {"id": "token", "property": "data", "value": token}],
-    }
-    return client.post("/_dash-update-component", json=body, headers={"Origin": LOCAL["base_url"]}, **LOCAL)
-
-
 def test_a_button_works_with_the_pages_token_alone(client: Any) -> None:
-    done = perform(client, "secret", {"ask": "replicates", "of": "flags/a/b"})
-    assert done.json["response"]["said"]["children"] == "more of a/b in flags"
-    assert "of an earlier dashboard" in perform(client, "guess", {"ask": "stop", "of": ""}).json["response"]["said"]["children"]
-    assert perform(client, "secret", {"ask": "erase", "of": ""}).status_code == 204
+    done = press(client, {"ask": "replicates", "of": "flags/a/b"})
+    assert told(done) == "more of a/b in flags"
+    assert "of an earlier dashboard" in told(press(client, {"ask": "stop", "of": ""}, token="guess"))
+    assert press(client, {"ask": "erase", "of": ""}).status_code == 204
 
 
 def test_a_trials_page_shows_its_pictures_with_the_captions_of_their_files(planted: Callable[..., Any], record_of: Any) -> None:

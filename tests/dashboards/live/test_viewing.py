@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import psutil
 import pytest
+from pressing import LOCAL, press, told
 
 from ablate.errors import AblateError
 from ablate.study import Arm
@@ -24,8 +25,6 @@ from dashboards.live.app import Screen
 from dashboards.live.record import Record
 from dashboards.live.serve import application
 from dashboards.live.viewing import Viewing, viewer_words
-
-LOCAL = {"base_url": "http://127.0.0.1:8050", "environ_base": {"REMOTE_ADDR": "127.0.0.1"}}
 
 SHOW = """
 import pathlib, sys
@@ -85,18 +84,6 @@ def viewed(planted: Callable[..., Any], record_of: Any, tmp_path: Path, monkeypa
     yield make
     for one in made:
         one.viewing.__exit__(None, None, None)
-
-
-def perform(client: Any, button: dict[str, str], token: str = "secret") -> str:
-    body = {
-        "output": "said.children",
-        "outputs": {"id": "said", "property": "children"},
-        "inputs": [{"id": "confirm", "property": "submit_n_clicks", "value": 1}],
-        "changedPropIds": ["confirm.submit_n_clicks"],
-        "state": [{"id": "asked", "property": "data", "value": button}, {"id": "token", "property": "data", "value": token}],
-    }
-    answer = client.post("/_dash-update-component", json=body, headers={"Origin": LOCAL["base_url"]}, **LOCAL)
-    return str(answer.json["response"]["said"]["children"])
 
 
 def test_the_command_is_the_one_that_the_study_names_with_its_places_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,11 +254,11 @@ def test_only_this_pages_own_user_may_run_it_and_is_shown_what_will_run(viewed: 
     one = viewed()
     button = {"ask": "view", "of": f"{one.trial}/5"}
     with application(one.screen()).test_client() as client:
-        assert "of an earlier dashboard" in perform(client, button, token="guess")
+        assert "of an earlier dashboard" in told(press(client, button, token="guess"))
         answer = client.post("/_dash-update-component", json={}, headers={"Origin": "http://evil.example"}, **LOCAL)
         assert answer.status_code == 403
     with application(one.screen(stranger=True)).test_client() as client:
-        assert perform(client, button) == "Only the user who started this dashboard may ask that."
+        assert told(press(client, button)) == "Only the user who started this dashboard may ask that."
     assert one.seen() == []
     asked = asking.asked(button)
     assert asked is not None
@@ -280,9 +267,9 @@ def test_only_this_pages_own_user_may_run_it_and_is_shown_what_will_run(viewed: 
     assert question.endswith(" 5")
     assert "show.py" in question
     with application(one.screen()).test_client() as client:
-        assert perform(client, button).startswith("Step 5: its viewer runs.")
+        assert told(press(client, button)).startswith("Step 5: its viewer runs.")
         one.ended()
-        assert "expected 0 to 10" in perform(client, {**button, "of": f"{one.trial}/77"})
+        assert "expected 0 to 10" in told(press(client, {**button, "of": f"{one.trial}/77"}))
     assert [seen.step for seen in one.seen()] == [5]
     without = replace(one.screen(), steering=asking.Steering(dict, str, lambda *_: ""))
     assert asked.perform(without.steering) == "This study cannot be asked for that."
