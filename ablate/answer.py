@@ -209,7 +209,8 @@ def _beside_references(study: Study, arms: Sequence[ArmVerdict]) -> str:
     """Which references none of these is shown to beat, and which could be compared with none."""
     compared = {reference.name for arm in arms for reference in arm.references if reference.compared}
     beaten = {reference.name for arm in arms for reference in arm.references if reference.beaten}
-    above, unknown = (listed(sorted(names)) for names in ((study.references.keys() & compared) - beaten, study.references.keys() - compared))
+    known = study.references.keys()
+    above, unknown = (listed(sorted(names)) for names in ((known & compared) - beaten, known - compared))
     said = f" and none is shown to beat {above}: learning not shown" if above else ""
     return said + (f"; {unknown} could be compared with none" if unknown else "")
 
