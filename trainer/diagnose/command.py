@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,7 +117,7 @@ def _next(found: Diagnosis, given: argparse.Namespace, opened: Network | None) -
     if found.kind in ("none", "undecided"):
         return "No collapse is seen. Whether the features serve your task, only that task tells."
     studies = dict.fromkeys(cause.study for cause in found.causes if cause.state != "unlikely") or {RESCUE: None}
-    where = f" data.source={given.data}" if given.data not in (None, "phantom") else ""
+    where = " " + shlex.quote(f"data.source={given.data}") if given.data not in (None, "phantom") else ""
     said = ["Find out which change helps, from new weights:"]
     said += [f"  ablate run {study} study=my_{Path(study).stem}{where}" for study in studies]
     if opened is not None and opened.checkpoint is not None:
@@ -129,7 +130,7 @@ def _from(opened: Network, study: str) -> str:
     """What makes every arm of a study start from this checkpoint: its path, and its backbone where the study would take another."""
     preset, own = leaves(schema(opened.config.preset)), leaves(opened.config)
     settings = {name: own[name] for name in BACKBONE if own[name] != preset[name] or (study == RESCUE and name in RESCUE_SETS)}
-    words = [f"trainer.preset={opened.config.preset}", f"loop.start_from={opened.checkpoint}"]
+    words = [f"trainer.preset={opened.config.preset}", shlex.quote(f"loop.start_from={opened.checkpoint}")]
     if study == RESCUE:
         words += [RESCUE_WITHOUT, f"{RESCUE_REFERENCE}={_plain(own['model.layer_scale'])}"]
     words += [f"baseline.{name}={_plain(value)}" for name, value in settings.items()]
