@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import signal
 import sys
 import time
@@ -100,7 +101,7 @@ def _train(config: TrainerConfig, directory: Path, overrides: Sequence[str]) -> 
 
     run = Terminal(directory, config.loop.steps)
     before = signal.signal(signal.SIGINT, run.interrupt)
-    again = " ".join(["python -m trainer", *overrides, f"out={directory}"])
+    again = shlex.join(["python", "-m", "trainer", *overrides, f"out={directory}"])
     try:
         metrics = train(to_mapping(config), run)
     except NonFiniteLoss as error:
