@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ablate import estimate
 from ablate.cli.finding import begun, opened
+from ablate.cli.printing import print_json
 from ablate.cli.progress import Progress, view
 from ablate.cli.reading import chosen_arms
 from ablate.cli.watching import note_plan
@@ -44,15 +45,18 @@ def check_budget(study: Study, runs: Path) -> None:
         estimate.check(estimate.estimate(study, offers, plan(study, offers, finished=finished), runs) if finished else estimated)
 
 
-def run_study(study: Study, runs: Path, command: str, *, mlflow: bool = True) -> int:
+def run_study(study: Study, runs: Path, command: str, *, mlflow: bool = True, as_json: bool = False) -> int:
     """Run, report, and say what came of it.
+
+    Args:
+        as_json: Print one JSON document at the end, the report's; all else goes to standard error.
 
     Returns:
         0 done, 1 trials failed for good, 3 interrupted and resumable.
     """
     from ablate import runner
 
-    console = Console()
+    console = Console(stderr=as_json)
     progress = Progress(study, runs, plan(study, Offers(study.trainer)).trials_at_most)
     note_plan(runs, study.study, progress.trials_at_most)
     try:
@@ -60,11 +64,15 @@ def run_study(study: Study, runs: Path, command: str, *, mlflow: bool = True) ->
             runner.run(study, runs, observer)
     except (Interrupted, BudgetSpent) as stopped:
         console.print(f"{stopped}\nTo go on: {command}", markup=False, highlight=False, soft_wrap=True)
+        if as_json:
+            print_json({"study": study.study, "said": str(stopped), "to_go_on": command})
         return stopped.exit_code
     except BaselineFailed:
-        finish(study, runs, console, mlflow=mlflow)  # what is known all the same, before the message that says why it ended
+        finish(
+            study, runs, console, mlflow=mlflow, as_json=as_json
+        )  # what is known all the same, before the message that says why it ended
         raise
-    return finish(study, runs, console, mlflow=mlflow)
+    return finish(study, runs, console, mlflow=mlflow, as_json=as_json)
 
 
 def detach(study: Study, runs: Path, arguments: Sequence[str]) -> str:
@@ -88,7 +96,7 @@ def detach(study: Study, runs: Path, arguments: Sequence[str]) -> str:
     return background.start(study, arguments)
 
 
-def finish(study: Study, runs: Path, console: Console, *, mlflow: bool) -> int:
+def finish(study: Study, runs: Path, console: Console, *, mlflow: bool, as_json: bool = False) -> int:
     """Write the report, bring MLflow up to date, print the answer."""
     from ablate.cli.tables import print_answer
     from ablate.tracking.store import ui_hint
@@ -96,10 +104,14 @@ def finish(study: Study, runs: Path, console: Console, *, mlflow: bool) -> int:
 
     results = Results(runs, study.study)
     page = write(results, runs / study.study / "report.html")
-    print_answer(results)
+    document = results.document()
+    if not as_json:
+        print_answer(results)
     said = sync_apart(study, runs) if mlflow else f"left alone; later: ablate sync {study.study}"
     console.print(f"\nreport: {page}\nMLflow: {said}\nto open MLflow: {ui_hint(runs)}", markup=False, highlight=False, soft_wrap=True)
-    return 1 if results.document()["failed_trials"] else 0
+    if as_json:
+        print_json(document | {"report": str(page), "mlflow": said})
+    return 1 if document["failed_trials"] else 0
 
 
 @contextmanager

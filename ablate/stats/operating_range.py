@@ -17,7 +17,7 @@ SURE = 0.9
 STEEP = 2.0
 """A fall of so many smallest effects within a tenth of the range beyond the region's edge is called a cliff."""
 
-_SAMPLES, _SLICE = 1024, 101
+_SAMPLES, _SLICE, _MAP = 1024, 101, 41
 
 UNSURE = (
     f"Nowhere is the objective within the smallest effect of the best with probability {SURE:g}: the range rests on predicted means alone. "
@@ -67,6 +67,19 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Regions:
+    """What is predicted over the two thresholds that matter most, all others at the recommended point."""
+
+    x: str
+    y: str
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+    """Settings, evenly over what was searched (by their logarithms where those were searched)."""
+    rows: tuple[str, ...]
+    """A letter a setting, a row for each of `ys`: `g` as good as the best, `f` feasible, `x` not feasible."""
+
+
+@dataclass(frozen=True)
 class OperatingRange:
     """A region that is as good as the best, or why there is none."""
 
@@ -84,6 +97,8 @@ class OperatingRange:
     dropped: tuple[str, ...]
     """What was left out, each in words."""
     sentences: tuple[str, ...]
+    regions: Regions | None = None
+    """Of two thresholds or more."""
 
 
 def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured], smallest_effect: float, sign: int = 1) -> OperatingRange:
@@ -110,7 +125,7 @@ def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured],
     best, inside = _sure(surrogate, at, good, smallest_effect)
     _, sure = _sure(surrogate, space, allowed, smallest_effect, best)
     certain = bool(sure.any())
-    if not sure.any():
+    if not certain:
         sure = np.concatenate([np.zeros(_SAMPLES, dtype=bool), inside])
     if not sure.any():
         return _nothing(thresholds, points, usable, feasible, dropped)
@@ -124,7 +139,8 @@ def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured],
     predicted = sign * float(mean[0])
     told = _sentences(recommended, predicted, float(deviation[0]), spans, share, worst, int(inside.sum()), dropped, smallest_effect)
     said = told if certain else (UNSURE, *told)
-    return OperatingRange(recommended, predicted, float(deviation[0]), spans, share, worst, int(inside.sum()), dropped, said)
+    regions = _regions(thresholds, surrogate, middle, spans, best, smallest_effect if certain else None, at, good)
+    return OperatingRange(recommended, predicted, float(deviation[0]), spans, share, worst, int(inside.sum()), dropped, said, regions)
 
 
 def _usable(thresholds: Sequence[Threshold], points: Sequence[Measured]) -> tuple[list[Measured], tuple[str, ...]]:
@@ -253,6 +269,37 @@ def _span(
     t = thresholds[i]
     low, high = _scaled(t, float(steps[first])), _scaled(t, float(steps[last]))
     return Span(t.name, low, high, first == 0, last == len(steps) - 1, float(np.ptp(mean)), tuple(cliffs))
+
+
+def _regions(
+    thresholds: Sequence[Threshold],
+    surrogate: Surrogate,
+    middle: Float[np.ndarray, " factors"],
+    spans: Sequence[Span],
+    best: float,
+    smallest_effect: float | None,
+    at: Float[np.ndarray, "points factors"],
+    good: np.ndarray,
+) -> Regions | None:
+    """The two thresholds over whose ranges the objective changes most, in the order of the study.
+
+    Args:
+        smallest_effect: None: nowhere is it known well enough what is as good as the best, so that no setting is called so.
+    """
+    if len(thresholds) < 2:
+        return None
+    i, j = sorted(sorted(range(len(thresholds)), key=lambda k: -spans[k].sensitivity)[:2])
+    steps = np.linspace(0, 1, _MAP)
+    where = np.repeat(middle[None, :], _MAP * _MAP, axis=0)
+    where[:, i], where[:, j] = np.tile(steps, _MAP), np.repeat(steps, _MAP)
+    feasible = _nearest(where, at, good)
+    as_good = np.zeros(len(where), dtype=bool)
+    if smallest_effect is not None:
+        _, as_good = _sure(surrogate, where, feasible, smallest_effect, best)
+    letters = np.where(as_good, "g", np.where(feasible, "f", "x")).reshape(_MAP, _MAP)
+    x, y = thresholds[i], thresholds[j]
+    xs, ys = (tuple(_scaled(t, float(step)) for step in steps) for t in (x, y))
+    return Regions(x.name, y.name, xs, ys, tuple("".join(row) for row in letters))
 
 
 def _nothing(

@@ -63,6 +63,34 @@ def test_infeasible_regions_are_left_out() -> None:
     assert none.sentences == ("No operating range: none of 48 points is feasible: no crop meets the ratio.",)
 
 
+def test_regions_over_the_two_thresholds_that_matter_most_hold_what_was_planted() -> None:
+    """Everything right of .5 is planted as not feasible; the third threshold does nothing and has no axis."""
+    idle = Threshold("idle", 1, 100, log=True)
+    points = [
+        Measured({**p.levels, idle.name: float(10 ** (2 * u))}, p.objective, p.levels[RATIO.name] < 0.5, "planted")
+        for p, u in zip(measured(), np.random.default_rng(1).random(48), strict=True)
+    ]
+    found = operating_range([idle, RATIO, HU], points, 0.1)
+    assert found.regions is not None
+    assert "idle" not in (found.regions.x, found.regions.y) or found.spans[0].sensitivity > found.spans[2].sensitivity
+    assert RATIO.name in (found.regions.x, found.regions.y)
+    two = operating_range([HU, RATIO], points, 0.1).regions
+    assert two is not None
+    assert (two.x, two.y, two.xs[0], two.xs[-1], two.ys[0], two.ys[-1]) == (HU.name, RATIO.name, -700, 300, 0, 1)
+    by_ratio = {ratio: set(row) for ratio, row in zip(two.ys, two.rows, strict=True)}
+    assert all(letters == {"x"} for ratio, letters in by_ratio.items() if ratio > 0.65)
+    assert all("x" not in letters for ratio, letters in by_ratio.items() if ratio < 0.35)
+    assert "g" in by_ratio[0.35]
+    assert by_ratio[0.0] == {"f"}, "feasible, and .3 worse than the best"
+
+
+def test_one_threshold_has_no_map_and_what_is_not_sure_is_not_called_good() -> None:
+    assert operating_range([RATIO], measured(), 0.1).regions is None
+    unsure = operating_range([HU, RATIO], measured(12, noise=1.0), 0.01)
+    assert unsure.regions is not None
+    assert not any("g" in row for row in unsure.regions.rows)
+
+
 def test_bad_points_are_said() -> None:
     points = measured()
     points[0] = Measured(points[0].levels, {0: math.nan, 1: math.inf}, True)
