@@ -224,6 +224,7 @@ class Stage:
             points=points,
             stops=decided.stops,
             asked={arm: range(first, first + count) for arm, count in given.items()},
+            diverged={name: self._diverged(found) for name, found in specs.items()},
         )
         return concluded.model_copy(update={"notes": notes})
 
@@ -315,6 +316,11 @@ class Stage:
     def _metrics(self, specs: Sequence[trial.TrialSpec]) -> Mapping[int, Mapping[str, float]]:
         found = {spec.replicate: trial.result_of(self.root, spec.signature) for spec in specs}
         return {replicate: result.final for replicate, result in found.items() if result is not None}
+
+    def _diverged(self, specs: Sequence[trial.TrialSpec]) -> list[int]:
+        """Replicates that failed for good because their numbers went wrong."""
+        records = ((spec.replicate, self.ledger.trial(spec.signature)) for spec in specs)
+        return [replicate for replicate, one in records if one.state is trial.TrialState.FAILED and one.cause is trial.Cause.NAN]
 
     def _at_rung(self, specs: Sequence[trial.TrialSpec], step: int) -> dict[int, float]:
         """The objective of these trials at a rung, whether they paused there or went on."""
