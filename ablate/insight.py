@@ -233,7 +233,8 @@ def fairness(study: Study, conclusions: Sequence[Conclusion], placed: Placed, ba
             tuned.append((phase.name, sorted(phase.factors), points, points * len(study.replicates_of_points(phase))))
     counts = {f"{c.phase}/{a.name}": a.replicates for c in conclusions for a in c.arms}
     equal = len([path for path in base if path not in varied])
-    what = f"{counted(equal, 'setting')}, all but {listed(varied)}" if varied and equal else "everything"
+    known = f"{counted(equal, 'setting')}, all" if equal else "everything"
+    what = f"{known} but {listed(varied)}" if varied else "everything"
     sentence = f"Equal in all arms: {what}; and, replicate by replicate, the seed (weights, order and crops as far as the trainer uses it)."
     for name, settings, points, trials in tuned:
         who = f"for the arm `tuned` of {name} alone, over {points} points and {trials} trials"

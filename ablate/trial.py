@@ -376,13 +376,18 @@ def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
         durable: Sync the file and its folder, so that it outlives a power failure; without, it outlives a kill.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if durable:
+            _write_synced(beside, text)
+        else:
+            beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()  # on a full disk its half is space that others need
+        raise
     if durable:
-        _write_synced(beside, text)
-        os.replace(beside, path)
         sync(path.parent)
-    else:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
 
 
 def sync_files(directory: Path) -> None:

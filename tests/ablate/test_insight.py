@@ -147,6 +147,8 @@ def test_what_was_equal_and_what_was_tuned_is_one_line() -> None:
     assert told["varied"] == ["a", "b", "c"]
     assert told["sentence"].startswith("Equal in all arms: 2 settings, all but a, b and c; and, replicate by replicate, the seed")
     assert "Nothing was tuned for any arm." in told["sentence"]
+    switches = insight.fairness(found, conclusions, placed, {"a": False, "b": False, "c": False}, {})
+    assert switches["sentence"].startswith("Equal in all arms: everything but a, b and c; and,")
     assert "2 trials of flags/a=true" in told["sentence"]
     tuning = conclusions[0].model_copy(update={"phase": "tune", "points": []})
     assert "Tuned: t, for the arm `tuned` of tune alone" in insight.fairness(found, [tuning], placed, {}, {})["sentence"]
