@@ -239,6 +239,8 @@ class Results:
             found = self.insights[conclusion.phase]
             if found["factorial"] is not None:
                 said += found["factorial"]["sentences"]
+            if found["left_out"] is not None:
+                said += found["left_out"]["sentences"]
             told = (conclusion.operating or {}).get("sentences")
             said += [f"{conclusion.phase}: {sentence}" for sentence in told] if isinstance(told, list) else []
         return list(dict.fromkeys([*said, *(self.attribution["sentences"] if self.attribution else [])]))

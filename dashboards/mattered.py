@@ -24,6 +24,9 @@ def mattered(document: Document) -> str:
     for index, phase in enumerate(document["phases"]):
         if phase["insight"]["factorial"] is not None:
             parts.append(_factorial(document, phase, index))
+        if phase["insight"]["left_out"] is not None:
+            told = listing(list(phase["insight"]["left_out"]["sentences"]))
+            parts.append(f"<h3>What phase {text(phase['name'])} loses without each component</h3>{told}")
     noise = [
         f"{phase['name']}: {' '.join(phase['insight'][key]['sentence'] for key in ('noise', 'pairing') if phase['insight'][key])}"
         for phase in document["phases"]

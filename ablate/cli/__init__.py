@@ -12,7 +12,7 @@ import typer
 
 from ablate.cli import completing
 from ablate.cli.printing import print_json
-from ablate.errors import AblateError, Interrupted, StudyError
+from ablate.errors import AblateError, Interrupted, StudyError, of_the_disk
 
 app = typer.Typer(
     name="ablate",
@@ -523,3 +523,9 @@ def main() -> None:
         sys.exit(Interrupted.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        known = of_the_disk(error)
+        if known is None:
+            raise
+        typer.echo(f"{known}", err=True)
+        sys.exit(known.exit_code)

@@ -14,11 +14,11 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from ablate.errors import Interrupted, LedgerError, Reopened
+from ablate.errors import BudgetSpent, Interrupted, LedgerError, Reopened
 from ablate.execution import evidence, requests, sbatch
 from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerSettings
 from ablate.execution.clock import SYSTEM, Clock
@@ -35,6 +35,7 @@ from ablate.execution.worker import claim
 from ablate.ledger import Ledger, TrialRecord
 from ablate.study import Study
 from ablate.trial import Cause, TrialFiles, TrialSpec, TrialState, accept, read_metrics, read_outcome, result_of, write_atomic
+from ablate.words import counted
 
 __all__ = ["Queue", "QueueEvent", "Timing", "holder", "request"]
 
@@ -95,6 +96,8 @@ class Queue:
         self._work = _Work()
         self._until: int | None = None
         self._asked_to_stop = 0
+        self._spent = ""
+        """Which of the study's times is used up."""
         self._completing = False
         self._ending_now = False
         directory = self.root / study.study
@@ -191,6 +194,7 @@ class Queue:
 
         Raises:
             Interrupted: On Ctrl-C, SIGTERM or a stop request; running trials saved their checkpoints, the same call goes on.
+            BudgetSpent: The study's time is used up; the same holds.
             LedgerError: The disk is full, or the ledger cannot be written.
             Reopened: A retry opened phases again.
             AblateError: No worker can be started.
@@ -201,7 +205,7 @@ class Queue:
             self._open(specs)
             while self._work.specs:
                 self._listen()
-                if self._asked_to_stop:
+                if self._asked_to_stop or self._spent:
                     self._stop()
                 happened = self._turn(assign=True)
                 # Workers have their next order by them, so that a large fleet may be looked at less often: each look asks the file system.
@@ -403,6 +407,19 @@ class Queue:
         if now - self._touched > SESSION_S:
             self._touched = now
             self.ledger.touch_session(self._session, now - self._entered)
+            self._spent = self._budget_spent(now)
+
+    def _budget_spent(self, now: float) -> str:
+        """Which of the study's times is used up, what still runs counted in."""
+        if self.study.budget.hours is None and self.study.budget.gpu_hours is None:
+            return ""
+        used = self.ledger.used()
+        running_s = sum(
+            (now - running.began) * member.gpus
+            for running in self._work.running.values()
+            if running.began is not None and (member := self._fleet.holding(running.order.key)) is not None
+        )
+        return replace(used, gpu_seconds=used.gpu_seconds + running_s).spent(self.study.budget)
 
     def _end(self, running: Running, cause: Cause, text: str) -> None:
         """Kill its worker; the attempt is settled when that is gone."""
@@ -455,10 +472,11 @@ class Queue:
         """Ask what runs to save a checkpoint, wait a moment, and leave.
 
         Raises:
-            Interrupted: Always.
+            BudgetSpent: Because of that.
+            Interrupted: Otherwise.
         """
         asked = self._asked_to_stop
-        text = "Running trials save a checkpoint first (Ctrl-C again: without waiting)."
+        text = f"{'The budget is spent. ' if self._spent else ''}Running trials save a checkpoint first (Ctrl-C again: without waiting)."
         self._emit(QueueEvent("stopping", text="Running trials are ended now." if self._ending_now else text))
         back = self._fleet.take_back(self._fleet.members)
         with self.ledger.transaction():
@@ -475,6 +493,8 @@ class Queue:
                 self._end_running()
         total = len(self._work.specs)
         still = f"; {len(self._work.running)} still at work end by themselves" if self._work.running else ""
+        if self._spent:
+            raise BudgetSpent(f"{self._spent} {counted(total, 'trial')} of this step to do{still}.")
         raise Interrupted(f"{self.study.study}: stopped with {total} trials of this step to do{still}. Nothing is lost.")
 
     def _end_running(self) -> None:

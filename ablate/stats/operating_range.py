@@ -59,11 +59,13 @@ class Span:
     """The stretch around the recommended point that is probably (`SURE`) within the smallest effect of the best."""
     low_open: bool
     high_open: bool
-    """Whether the stretch reaches the end of the range that was searched: where it ends is then not known."""
+    """Whether the stretch reaches the outermost measured point: where it ends is then not known."""
     sensitivity: float
-    """Best minus worst predicted objective over the whole range."""
+    """Best minus worst predicted objective between the outermost measured points."""
     cliffs: tuple[float, ...]
-    """Edges beyond which the objective falls by `STEEP` smallest effects within a tenth of the range."""
+    """Edges beyond which the objective falls, as surely as the stretch is good, by `STEEP` smallest effects within a tenth of the range."""
+    measured: tuple[float, float]
+    """The outermost measured points: beyond them nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured],
     means[good] = sign * _means(feasible)
     surrogate = fit(at[good], means[good], _noise(feasible))
     space = _space(len(thresholds), at)
-    allowed = _nearest(space, at, good)
+    allowed = _nearest(space, at, good) & _within(space, at)
     # The best is sought at measured points only: beside a cliff a smooth surrogate overshoots where nothing was measured.
     best, inside = _sure(surrogate, at, good, smallest_effect)
     _, sure = _sure(surrogate, space, allowed, smallest_effect, best)
@@ -216,15 +218,24 @@ def _nearest(
     return found
 
 
+def _within(where: Float[np.ndarray, "n factors"], at: Float[np.ndarray, "points factors"]) -> np.ndarray:
+    """Which settings lie between measured points in every threshold: beyond the outermost one the surrogate only goes on as it was."""
+    found: np.ndarray = np.all((where >= at.min(axis=0)) & (where <= at.max(axis=0)), axis=1)
+    return found
+
+
 def _sure(
     surrogate: Surrogate, where: Float[np.ndarray, "n factors"], allowed: np.ndarray, smallest_effect: float, best: float | None = None
 ) -> tuple[float, np.ndarray]:
-    """The best predicted mean, and where a setting is within the smallest effect of it with probability `SURE` (if nowhere: .5)."""
+    """The best predicted mean, and where a setting is within the smallest effect of it with probability `SURE` (if nowhere: .5).
+
+    What is predicted above the best measured point makes no setting surer: beside a cliff the surrogate overshoots, and does not know it.
+    """
     from scipy.special import ndtri
 
     mean, deviation = surrogate.predict(where)
     top = float(np.max(mean[allowed])) if best is None else best
-    sure = allowed & (mean - ndtri(SURE) * deviation >= top - smallest_effect)
+    sure = allowed & (np.minimum(mean, top) - ndtri(SURE) * deviation >= top - smallest_effect)
     return top, sure if sure.any() or best is not None else allowed & (mean >= top - smallest_effect)
 
 
@@ -248,10 +259,14 @@ def _span(
     at: Float[np.ndarray, "points factors"],
     good: np.ndarray,
 ) -> Span:
-    steps = np.unique(np.append(np.linspace(0, 1, _SLICE), middle[i]))
+    from scipy.special import ndtri
+
+    least, most = at[:, i].min(), at[:, i].max()
+    steps = np.unique(np.append(np.linspace(least, most, _SLICE), middle[i]))
     line = np.repeat(middle[None, :], len(steps), axis=0)
     line[:, i] = steps
-    mean, _ = surrogate.predict(line)
+    mean, deviation = surrogate.predict(line)
+    highest = mean + ndtri(SURE) * deviation  # a fall where nothing was measured near is the surrogate's, not the trainer's
     _, sure = _sure(surrogate, line, _nearest(line, at, good), smallest_effect, best)
     here = int(np.searchsorted(steps, middle[i]))
     first = last = here
@@ -264,11 +279,12 @@ def _span(
         (first, (steps < steps[first]) & (steps >= steps[first] - 0.1)),
         (last, (steps > steps[last]) & (steps <= steps[last] + 0.1)),
     ):
-        if beyond.any() and mean[edge] - mean[beyond].min() >= STEEP * smallest_effect:
+        if beyond.any() and mean[edge] - highest[beyond].min() >= STEEP * smallest_effect:
             cliffs.append(_scaled(thresholds[i], float(steps[edge])))
     t = thresholds[i]
     low, high = _scaled(t, float(steps[first])), _scaled(t, float(steps[last]))
-    return Span(t.name, low, high, first == 0, last == len(steps) - 1, float(np.ptp(mean)), tuple(cliffs))
+    ends = _scaled(t, float(least)), _scaled(t, float(most))
+    return Span(t.name, low, high, first == 0, last == len(steps) - 1, float(np.ptp(mean)), tuple(cliffs), ends)
 
 
 def _regions(
@@ -338,15 +354,12 @@ def _sentences(
     said = [f"The middle of the operating range is {place}; {figures}."]
     for span in spans:
         ends = f"{'at or below ' if span.low_open else ''}{span.low:.3g} to {span.high:.3g}{' or more' if span.high_open else ''}"
+        over = f"from {span.measured[0]:.3g} to {span.measured[1]:.3g}, as far as points were measured, the predicted objective changes by"
         if span.sensitivity < smallest_effect:
             bounded = "" if span.low_open and span.high_open else f" Only {ends} is predicted to be as good as the best, and feasible."
-            said.append(
-                f"{span.name} hardly matters: over its whole range the predicted objective changes by {span.sensitivity:.2g}.{bounded}"
-            )
+            said.append(f"{span.name} hardly matters: {over} {span.sensitivity:.2g}.{bounded}")
         else:
-            said.append(
-                f"{span.name}: {ends} is predicted to be as good as the best; over its whole range that changes by {span.sensitivity:.2g}."
-            )
+            said.append(f"{span.name}: {ends} is predicted to be as good as the best; {over} {span.sensitivity:.2g}.")
         said += [f"{span.name} has a cliff just {'below' if c == span.low else 'above'} {c:.3g}." for c in span.cliffs]
     if worst is None:
         said.append("No measured point lies in that region: it is predicted only.")

@@ -123,8 +123,40 @@ def test_the_surrogate_equals_scikit_learn_at_the_same_parameters() -> None:
 def test_constant_objectives_make_the_whole_range_as_good() -> None:
     points = [Measured(p.levels, dict.fromkeys(range(3), 0.5), True) for p in measured()]
     found = operating_range([HU, RATIO], points, 0.1)
-    assert found.share == 1.0
+    assert found.share > 0.9
     assert all(span.low_open and span.high_open and not span.cliffs for span in found.spans)
+    assert [span.measured for span in found.spans] == [(span.low, span.high) for span in found.spans]
+
+
+def test_nothing_is_said_of_settings_beyond_the_outermost_measured_points() -> None:
+    """As CMA-ES leaves it: all points in the middle of the ranges, all alike. What lies outside may be as bad as can be."""
+    middle = [p for p in measured(96) if 0.35 <= p.levels[RATIO.name] <= 0.65 and -400 <= p.levels[HU.name] <= 0]
+    found = operating_range([HU, RATIO], middle, 0.1)
+    assert len(middle) >= 8
+    for span in found.spans:
+        inside = [p.levels[span.name] for p in middle]
+        assert span.low == pytest.approx(min(inside), abs=1e-2)
+        assert span.high == pytest.approx(max(inside), abs=1e-2)
+        assert span.low_open
+        assert span.high_open
+    assert found.share < 0.15
+    assert "from 0.3" in found.sentences[2]
+    assert "as far as points were measured" in found.sentences[2]
+
+
+def test_a_prediction_above_all_that_was_measured_makes_no_setting_sure() -> None:
+    """A rise towards a cliff: the surrogate overshoots between the last good point and the first bad one, where nothing was measured."""
+    levels = [0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.62, 0.8]
+    points = [
+        Measured({RATIO.name: x}, {r: (x if x < 0.6 else -2.0) + 0.01 * (-1) ** (r + k) for r in range(2)}, True)
+        for k, x in enumerate(levels)
+    ]
+    found = operating_range([RATIO], points, 0.1)
+    assert found.recommended is not None
+    assert 0.45 < found.recommended[RATIO.name] < 0.6
+    assert found.predicted is not None
+    assert found.predicted < 0.65
+    assert found.spans[0].high < 0.6
 
 
 def test_a_range_that_rests_on_predicted_means_alone_says_so() -> None:
