@@ -234,7 +234,7 @@ def starting_weights(path: Path, config: TrainerConfig) -> dict[str, Tensor]:
     found = trained(path)
     theirs, ours = found.student, build(config).state_dict()
     before, now = leaves(found.config), leaves(config)
-    differing = [f"{name} was {before[name]!r} and is {now[name]!r}" for name in BACKBONE if _other(name, before[name], now[name])]
+    differing = [f"{name} was {before[name]!r} and is {now[name]!r}" for name in BACKBONE if _other(name, before, now)]
     if differing:
         raise CheckpointError(
             f"loop.start_from: expected the backbone of this configuration but {found.path} has another: {'; '.join(differing)}. "
@@ -257,9 +257,16 @@ def _part(name: str) -> str:
     return name if name.startswith("backbone.") else name.split(".")[0]
 
 
-def _other(name: str, before: object, now: object) -> bool:
-    """Whether weights of one value mean something else under the other; of LayerScale, whether there is any."""
-    return (before is None) != (now is None) if name == "model.layer_scale" else before != now
+def _other(name: str, before: Mapping[str, object], now: Mapping[str, object]) -> bool:
+    """Whether weights of one value mean something else under the other.
+
+    Of LayerScale whether there is any; of a crop's voxels, what positions in millimetres ask of it: nothing.
+    """
+    if name == "model.layer_scale":
+        return (before[name] is None) != (now[name] is None)
+    if name == "crops.global_size_voxels" and now["model.positions"] == "rotary" and now["model.positions_unit"] == "mm":
+        return False
+    return before[name] != now[name]
 
 
 def pack(state: Any) -> Any:
