@@ -15,9 +15,10 @@ from trainer.__main__ import main
 from trainer.config import TrainerConfig, from_mapping, schema
 from trainer.data import Batch, Scan, load_scans
 from trainer.data.batches import batches
+from trainer.loss import draw_masks
 from trainer.preflight import Finding, preflight, start
 from trainer.preflight.sampling import draw, identical_share
-from trainer.preflight.schedule import columns
+from trainer.preflight.schedule import columns, masked_columns
 from trainer.preflight.start import crops_looked_at, mutual_information
 
 CT = Path(os.environ.get("ABLATE_CT_DIR", Path(__file__).parents[4] / "shared/ct"))
@@ -32,6 +33,7 @@ PLANTED: list[tuple[str, str, dict[str, object]]] = [
     ("warning", "crops.min_global_overlap", {"crops.min_global_overlap": 0.0}),
     ("warning", "crops.localcrops_subset_of_globalcrops", {"crops.localcrops_subset_of_globalcrops": False}),
     ("warning", "model.prototypes", {"model.prototypes": 1024, "loop.batch_size": 8}),
+    ("warning", "model.ibot_prototypes", {"loss.ibot_weight": 1.0, "model.ibot_prototypes": 4096}),
     ("warning", "loss.teacher_temperature", {"loss.teacher_temperature": 0.1}),
     ("warning", "loss.teacher_temperature", {"loss.teacher_temperature_start": 0.2, "loss.teacher_temperature_warmup_steps": 10}),
     ("warning", "loop.ema", {"loop.ema": 0.5}),
@@ -128,6 +130,12 @@ def test_columns_are_those_of_the_optimizer_step_whatever_it_is_cut_into() -> No
     assert ("warning", "model.prototypes") in told(many)
     assert ("warning", "model.prototypes") not in told(many | {"loss.sinkhorn_queue": 240})
     assert ("warning", "model.prototypes") not in told(many | {"loss.centering": "softmax"})
+
+
+def test_columns_of_ibot_are_the_masked_patches_of_a_step() -> None:
+    config = from_mapping(HEALTHY | {"loss.ibot_weight": 1.0, "loop.batch_size": 64})
+    masks = draw_masks(np.random.default_rng(0), 2 * 64, 3, config.loss)
+    assert masked_columns(config) == pytest.approx(masks.sum(), rel=0.15)
 
 
 @pytest.mark.parametrize(
