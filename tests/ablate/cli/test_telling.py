@@ -103,7 +103,7 @@ def test_a_study_that_has_run_is_taken_by_its_name_under_other_settings(runs: tu
     longer = loaded_study(root, study, ["replicates.at_most=9", "crops.foreground_threshold=-300"])
     assert longer.replicates.at_most == 9
     assert longer.trainer.set["crops.foreground_threshold"] == -300
-    with pytest.raises(StudyError, match="replicates.at_mots: no such key. Did you mean at_most"):
+    with pytest.raises(StudyError, match=r"at_mots: no such key\. Did you mean at_most"):
         loaded_study(root, study, ["replicates.at_mots=9"])
     with pytest.raises(StudyError, match="no such file"):
         loaded_study(root, "nobody", [])
