@@ -50,12 +50,11 @@ def run(
     runs: Root = Path("runs"),
 ) -> None:
     """Run a study; the same command goes on where it stopped."""
-    from ablate.cli.session import check_budget, run_study
+    from ablate.cli.session import check_budget, loaded_study, run_study
     from ablate.cli.session import detach as start_in_background
-    from ablate.loading import load
 
     words = [study, *(overrides or [])]
-    loaded = load(Path(study), overrides or [])
+    loaded = loaded_study(runs, study, overrides or [])
     if not yes:
         check_budget(loaded, runs)
     if detach:
@@ -80,10 +79,9 @@ def tune(
     runs: Root = Path("runs"),
 ) -> None:
     """Run the tuning phases alone, from the last carried winner; with --points it goes on where the last call ended."""
-    from ablate.cli.session import run_study, tuning_study, write_settings
-    from ablate.loading import load
+    from ablate.cli.session import loaded_study, run_study, tuning_study, write_settings
 
-    alone = tuning_study(load(Path(study), overrides or []), runs, points)
+    alone = tuning_study(loaded_study(runs, study, overrides or []), runs, points)
     words = [study, *(overrides or []), *([] if points is None else ["--points", str(points)])]
     code = run_study(alone, runs, f"ablate tune {' '.join(words)}", mlflow=not no_mlflow, as_json=as_json)
     if write is not None and code in (0, 1):
@@ -124,13 +122,12 @@ def confirm(
     runs: Root = Path("runs"),
 ) -> None:
     """Run the winner against the baseline again, at real length and size: does the short answer hold?"""
-    from ablate.cli.session import check_budget, run_study
-    from ablate.loading import load
+    from ablate.cli.session import check_budget, loaded_study, run_study
     from ablate.results import Results
     from ablate.transfer import confirming
 
     asked = overrides or []
-    loaded = load(Path(study), asked)
+    loaded = loaded_study(runs, study, asked)
     found = Results(runs, loaded.study)
     alone = confirming(found.study, found.conclusions, loaded, asked)
     if not yes:
@@ -155,14 +152,14 @@ def plan(
     from dataclasses import asdict
 
     from ablate import preflight
+    from ablate.cli.session import loaded_study
     from ablate.cli.tables import print_plan
     from ablate.estimate import estimate, keep_pilot
     from ablate.foresight import foresight
-    from ablate.loading import load
     from ablate.offers import Offers
     from ablate.plan import plan as plan_study
 
-    loaded = load(Path(study), overrides or [])
+    loaded = loaded_study(runs, study, overrides or [])
     offers = Offers(loaded.trainer)
     planned = plan_study(loaded, offers)
     timed = None

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ablate import estimate
-from ablate.cli.finding import begun, opened
+from ablate.cli.finding import begun, opened, studies
 from ablate.cli.printing import print_json
 from ablate.cli.progress import Progress, view
 from ablate.cli.reading import chosen_arms
@@ -23,11 +23,23 @@ from ablate.execution.detached import Detached
 from ablate.execution.handover import hydra_value
 from ablate.execution.lock import ControllerLock
 from ablate.further import further
+from ablate.loading import again, load
 from ablate.offers import Offers
 from ablate.plan import plan
 from ablate.results import Results
 from ablate.study import BASELINE, Budget, Study, Tune, asked_of
 from ablate.trial import merge, write_atomic
+
+
+def loaded_study(runs: Path, study: str, changes: Sequence[str]) -> Study:
+    """The study of a file, or the one of that name as it was run here, under the settings asked for.
+
+    Raises:
+        StudyError: There is neither, or something of it is wrong.
+    """
+    if Path(study).suffix not in (".yaml", ".yml") and study in studies(runs):
+        return again(Results(runs, study).study, changes)
+    return load(Path(study), changes)
 
 
 def check_budget(study: Study, runs: Path) -> None:

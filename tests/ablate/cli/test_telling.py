@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 
 from ablate.cli import app
 from ablate.cli.exporting import harmless
+from ablate.cli.session import loaded_study
 from ablate.errors import StudyError
+from ablate.results import Results
 
 
 @pytest.fixture
@@ -91,6 +93,20 @@ def test_a_run_prints_one_document_and_all_else_on_standard_error(tmp_path: Path
     written = place.json("export", "toy", "--csv", "tables")
     assert written == {"study": "toy", "files": ["tables/arms.csv", "tables/trials.csv", "tables/curves.csv"], "optuna": []}
     assert "wrote mine.yaml" in place.json("init", "mine.yaml")["said"]
+
+
+def test_a_study_that_has_run_is_taken_by_its_name_under_other_settings(runs: tuple[Path, str]) -> None:
+    """`ablate confirm my_ct ...` of docs/START.md, where the settings that made it `my_ct` are not typed again."""
+    root, study = runs
+    found = loaded_study(root, study, [])
+    assert found == Results(root, study).study
+    longer = loaded_study(root, study, ["replicates.at_most=9", "crops.foreground_threshold=-300"])
+    assert longer.replicates.at_most == 9
+    assert longer.trainer.set["crops.foreground_threshold"] == -300
+    with pytest.raises(StudyError, match=r"at_mots: no such key\. Did you mean at_most"):
+        loaded_study(root, study, ["replicates.at_mots=9"])
+    with pytest.raises(StudyError, match="no such file"):
+        loaded_study(root, "nobody", [])
 
 
 def test_levels_are_told_as_a_study_file_writes_them(runs: tuple[Path, str]) -> None:
