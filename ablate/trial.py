@@ -229,6 +229,11 @@ class AttemptFiles:
         return self.directory / f"log.{task}.txt"
 
     @property
+    def claimed(self) -> Path:
+        """The study whose attempt it is; hidden, so that no later attempt takes it over."""
+        return self.directory / ".study"
+
+    @property
     def stop(self) -> Path:
         """Present: the trainer is asked to save a checkpoint and return; the content says why."""
         return self.directory / "stop"

@@ -28,7 +28,7 @@ from ablate.offers import Offers
 from ablate.plan import plan
 from ablate.results import Results
 from ablate.study import BASELINE, Budget, Study, Tune, asked_of
-from ablate.trial import merge, write_atomic
+from ablate.trial import write_atomic
 
 
 def loaded_study(runs: Path, study: str, changes: Sequence[str]) -> Study:
@@ -242,7 +242,7 @@ def _added(study: str, runs: Path, points: int | None) -> list[int]:
 
 
 def write_settings(runs: Path, study: str, path: Path) -> str:
-    """Put the winner's settings, tuned thresholds included, into a YAML config; other keys stay.
+    """Put the winner's settings, tuned thresholds included, into a YAML config; other keys and comments stay.
 
     Returns:
         The same as words of a command line, `path=value`, quoted for a shell: what a Hydra application takes.
@@ -250,11 +250,12 @@ def write_settings(runs: Path, study: str, path: Path) -> str:
     Raises:
         StudyError: The file exists and is not a YAML mapping.
     """
-    from ablate.loading.reading import dump_yaml, load_mapping
+    from ablate.loading.editing import with_settings
+    from ablate.loading.reading import load_mapping
 
     results = Results(runs, study)
     levels = dict(results.conclusions[-1].winner_levels)
     levels |= {threshold: row["recommended"] for threshold, row in results.document()["thresholds"].items()}
-    config = load_mapping(path) if path.exists() else {}
-    write_atomic(path, dump_yaml(merge(config, levels)))
+    there = path.exists() and bool(load_mapping(path))
+    write_atomic(path, with_settings(path.read_text(encoding="utf-8-sig") if there else "", levels))
     return shlex.join(f"{setting}={hydra_value(level)}" for setting, level in levels.items())

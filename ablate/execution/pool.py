@@ -8,6 +8,7 @@ a controller that starts finds out from the files what its predecessor did not r
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -31,13 +32,16 @@ from ablate.execution.requests import STOPS, What, request
 from ablate.execution.slots import Slots, fitting
 from ablate.execution.slurm import Slurm
 from ablate.execution.watch import Limits, Running, exceeded, greedy, memory_is_low
-from ablate.execution.worker import claim
+from ablate.execution.worker import claim, under_way
 from ablate.ledger import Ledger, TrialRecord
 from ablate.study import Study
 from ablate.trial import Cause, TrialFiles, TrialSpec, TrialState, accept, read_metrics, read_outcome, result_of, write_atomic
 from ablate.words import counted
 
 __all__ = ["Queue", "QueueEvent", "Timing", "holder", "request"]
+
+LOOKED_AHEAD = 32
+"""Trials that wait and are looked at for one that no other study trains: each look asks the file system."""
 
 SESSION_S = 5.0
 """How often the controller's time is put on record."""
@@ -96,6 +100,8 @@ class Queue:
         self._work = _Work()
         self._until: int | None = None
         self._asked_to_stop = 0
+        self._others: dict[str, tuple[float, bool]] = {}
+        self._awaited: set[str] = set()
         self._spent = ""
         """Which of the study's times is used up."""
         self._completing = False
@@ -369,13 +375,15 @@ class Queue:
     def _assign(self) -> list[tuple[Member, Order]]:
         given = []
         while self._work.waiting and (member := self._fleet.next_free()) is not None:
-            signature = self._work.waiting.popleft()
+            signature = self._next(idle=not member.held)
+            if signature is None:
+                break
             record = self.ledger.trial(signature)
             if self._finished(record):  # another study completed it meanwhile
                 self._work.specs.pop(signature, None)
                 continue
             trial = TrialFiles(self.root, signature)
-            number = claim(trial, above=record.attempt or 0)
+            number = claim(trial, above=record.attempt or 0, study=self.study.study)
             if not trial.spec.exists():
                 write_atomic(trial.spec, self._work.specs[signature].to_json())
             timeout_s = None if self.study.timeout_min is None else 60 * self.study.timeout_min
@@ -386,6 +394,34 @@ class Queue:
             member.held[order.key] = order
             given.append((member, order))
         return given
+
+    def _next(self, *, idle: bool) -> str | None:
+        """The next trial that waits and that no other study trains just now: such a result is awaited, as long as that study lives.
+
+        Args:
+            idle: Whether a worker has nothing to do; else what a study that seems dead had claimed comes after all others.
+        """
+        awaited = set()
+        for _ in range(min(len(self._work.waiting), LOOKED_AHEAD)):
+            signature = self._work.waiting.popleft()
+            other = under_way(TrialFiles(self.root, signature), above=self.ledger.trial(signature).attempt or 0)
+            if other in (None, self.study.study) or (idle and not self._lives(str(other))):
+                return signature
+            awaited.add(str(other))
+            self._work.waiting.append(signature)
+        for study in sorted(awaited - self._awaited if idle else set()):
+            self._awaited.add(study)
+            self._emit(QueueEvent("worker", text=f"waits for trials that the study {study} runs just now"))
+        return None
+
+    def _lives(self, study: str) -> bool:
+        """Whether another study has a controller; asked now and then, since whoever asks holds its lock for an instant."""
+        now = self._clock.now_s()
+        asked, lives = self._others.get(study, (-math.inf, False))
+        if now - asked >= self.timing.renew_s:
+            lives = study != "" and holder(self.root, study) is not None
+            self._others[study] = now, lives
+        return lives
 
     def _watch(self) -> None:
         """See which attempts began, how far they are, and which are over their time without reporting."""
