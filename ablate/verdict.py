@@ -30,7 +30,7 @@ from ablate.stats.looks import Looks
 from ablate.stats.sequential import Course, course
 from ablate.stats.stopping import cost_to_decide
 from ablate.study import BASELINE, CONFIRMATION, Arm, Phase, Study
-from ablate.words import between, listed, number, probability
+from ablate.words import between, counted, listed, number, probability
 
 
 def conclude(
@@ -79,7 +79,7 @@ def conclude(
     benefits = {name: against(name, evidence.get(BASELINE, {})) for name in rivals if name not in same}
     total = {arm.name: against(arm.name, origin) for arm in arms}
     over = {reference: {name: against(name, found) for name in rivals} for reference, found in references.items()}
-    plan, given_up = study.replicates_of(phase), {*stops.condemned, *stops.hopeless}
+    plan, given_up = study.replicates_of(phase), {*stops.condemned, *stops.hopeless, *stops.bleak}
     looks, untested = Looks(plan.start, plan.at_most), len(given_up)
     tested = {name: pairs for name, pairs in benefits.items() if name not in given_up}
     family = _Family(
@@ -106,6 +106,7 @@ def conclude(
             collapse=collapse.get(arm.name, {}),
             stopped=stops.said.get(arm.name, ""),
             hopeless=arm.name in stops.hopeless,
+            bleak=arm.name in stops.bleak,
         )
         for arm in sorted(arms, key=lambda arm: arm.name != BASELINE)
     ]
@@ -119,33 +120,72 @@ def conclude(
         points=list(points),
         looks=(plan.start, plan.at_most),
         stopped=dict(stops.said),
+        short=dict(stops.hopeless),
         checks=[
             Check(arm=one.name, replicates=one.replicates, confirmed=stops.checked[one.name]) for one in judged if one.name in stops.checked
         ],
     )
 
 
-def point(study: Study, arm: Arm, metrics: Mapping[int, Metrics], *, replicates: int, also: Sequence[str] = ()) -> Point:
+def point(
+    study: Study, arm: Arm, metrics: Mapping[int, Metrics], *, replicates: int, also: Sequence[str] = (), rung: int | None = None
+) -> Point:
     """A tuning point from its replicates.
 
     Args:
         replicates: How many were run. Points are compared over the same replicates, so one that lost some has no objective.
         also: Metrics of the design's further objectives.
+        rung: The step at which it was given up, that the metrics are from; guards that are not reported by then are not held against it.
     """
     values = series(metrics, study.objective.metric)
     complete = len(values) >= replicates and all(math.isfinite(v) for v in values.values())
-    guards = guard_states(study.guards, metrics)
+    guards = [guard for guard in guard_states(study.guards, metrics) if rung is None or guard.value is not None]
     objective = mean(values.values()) if complete else None
     feasible = objective is not None and all(guard.holds for guard in guards)
     finite = {replicate: value for replicate, value in values.items() if math.isfinite(value)}
     others = [mean(series(metrics, metric).values()) for metric in also]
-    return Point(name=arm.name, levels=arm.levels, objective=objective, guards=guards, feasible=feasible, values=finite, others=others)
+    return Point(
+        name=arm.name, levels=arm.levels, objective=objective, guards=guards, feasible=feasible, values=finite, others=others, rung=rung
+    )
 
 
 def best_point(study: Study, points: Sequence[Point]) -> Point | None:
     """The feasible point with the best mean objective, the earlier one of equals; none where no point is feasible."""
     found = [point for point in points if point.feasible and point.objective is not None]
     return max(found, key=lambda point: study.objective.sign * (point.objective or 0.0), default=None)
+
+
+def better_half(study: Study, points: Sequence[Point]) -> list[str]:
+    """Names of the better half (of an odd number, of one more) of some points: feasible ones first, then by objective."""
+    sign = study.objective.sign
+    known = [point for point in points if point.objective is not None]
+    order = sorted(known, key=lambda point: (not point.feasible, -sign * (point.objective or 0.0)))
+    return [point.name for point in order[: math.ceil(len(points) / 2)]]
+
+
+def levelled(points: Sequence[Point], replicates: Sequence[int], at_rung: Mapping[str, float] | None = None) -> list[Point]:
+    """Points of one batch, so that their objectives compare, by what those show that were measured on all replicates.
+
+    To one that was given up at a rung is added what those gained since, on its replicate; and of one with fewer replicates their own level
+    is taken out. Where no point has all, they stay as they are.
+
+    Args:
+        at_rung: Point to the objective of its first replicate at the rung.
+    """
+    full = [point for point in points if point.rung is None and all(replicate in point.values for replicate in replicates)]
+    first = replicates[0]
+    gains = [point.values[first] - (at_rung or {})[point.name] for point in full if point.name in (at_rung or {})]
+    gain = mean(gains) or 0.0
+
+    def one(point: Point) -> Point:
+        values = point.values if point.rung is None else {replicate: value + gain for replicate, value in point.values.items()}
+        held = [replicate for replicate in replicates if replicate in values]
+        if point.objective is None or not full or len(held) == len(replicates):
+            return point
+        shift = mean([(other.objective or 0.0) - sum(other.values[r] for r in held) / len(held) for other in full]) or 0.0
+        return point.model_copy(update={"objective": (mean(values.values()) or 0.0) + shift, "values": values})
+
+    return [one(point) for point in points]
 
 
 @dataclass(frozen=True)
@@ -176,6 +216,7 @@ def _judge(
     collapse: Mapping[int, str],
     stopped: str,
     hopeless: bool,
+    bleak: bool,
 ) -> ArmVerdict:
     same = arm.name != BASELINE and benefit is None
     guards = guard_states(study.guards, found)
@@ -190,8 +231,12 @@ def _judge(
     elif benefit is None:
         effect = zero
         verdict, reason = "reject", "It is the same trials as the baseline: its changes have no effect under these settings."
-    elif hopeless:
+    elif hopeless and not bleak:
         effect, verdict, reason = None, "reject", "Given up at a rung."
+    elif bleak and not any(guard.value is not None and not guard.holds for guard in guards):
+        effect = _interval(study, benefit, None)
+        verdict, reason = "undecided", _bleak(study, effect, benefit)
+        cost = _cost(study, course(benefit, family.looks), family.members) if benefit.testable else None
     else:
         effect = _interval(study, benefit, estimate)
         verdict, reason = _decide(study, benefit, estimate, guards, references, family.adopted_p.get(arm.name), len(found))
@@ -266,6 +311,15 @@ def _decide(
     held = f"; {'the guard holds' if len(guards) == 1 else f'all {len(guards)} guards hold'}" if guards else ""
     beats = f"; better than {listed([r.name for r in references])}" if references else ""
     return "adopt", f"Better than the baseline: {said}{held}{beats}.{left_out}"
+
+
+def _bleak(study: Study, effect: Interval | None, benefit: Paired) -> str:
+    """What an arm showed that was given up before its first look."""
+    if effect is None:
+        return "Not tested."
+    alone = "" if effect.individual is None else f", by itself{between(*effect.individual)}"
+    mean = number(effect.mean, signed=True)
+    return f"Not tested: {study.objective.metric} {mean} over {counted(benefit.pairs, 'pair')}{alone}.{_left_out(benefit)}"
 
 
 def _cost(study: Study, seen: Course, members: int) -> str | None:

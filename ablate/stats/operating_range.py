@@ -161,12 +161,16 @@ def _means(points: Sequence[Measured]) -> Float[np.ndarray, " points"]:
 
 
 def _noise(points: Sequence[Measured]) -> Float[np.ndarray, " points"]:
-    """Variance of each point's mean: pooled over points; a replicate's own level drops out."""
+    """Variance of each point's mean: pooled over the points that were measured more than once; a replicate's own level drops out."""
     table = _table(points)
-    residual = table - np.nanmean(table, axis=1, keepdims=True)
-    residual = residual - np.nanmean(residual, axis=0, keepdims=True)
     counts = np.sum(np.isfinite(table), axis=1)
-    freedom = max(1, int(counts.sum()) - len(points) - table.shape[1] + 1)
+    table = table[counts > 1]
+    if not len(table):
+        return np.zeros(len(points))
+    residual = table - np.nanmean(table, axis=1, keepdims=True)
+    seen = np.isfinite(residual).any(axis=0)
+    residual = residual[:, seen] - np.nanmean(residual[:, seen], axis=0, keepdims=True)
+    freedom = max(1, int(counts[counts > 1].sum()) - len(table) - residual.shape[1] + 1)
     return np.asarray(float(np.nansum(residual**2)) / freedom / counts)
 
 
