@@ -34,7 +34,7 @@ from trainer.speed import step_flops
 from trainer.step import Learner
 
 KINDS = {
-    "products": {"mm", "addmm", "bmm", "baddbmm_", "_scaled_dot_product_flash_attention_for_cpu"},
+    "products": {"mm", "addmm", "bmm", "baddbmm_", "_linear_pointwise", "_scaled_dot_product_flash_attention_for_cpu"},
     "activations, softmax, norms": {
         *("gelu", "gelu_backward", "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data"),
         *("native_layer_norm", "native_layer_norm_backward"),

@@ -23,7 +23,7 @@ from trainer.data import Batch, Scan, Split, batches, load_scans, split_scans
 from trainer.measure import Probe, TrainMeasures, alarm, certain_collapse, classify
 from trainer.model import embed, embed_patches
 from trainer.numerics import device_of, first_gives, rank, ranks
-from trainer.speed import peak_memory_gib, product_rate, step_flops
+from trainer.speed import keep_freed_memory, peak_memory_gib, product_rate, step_flops
 from trainer.step import GLOBALS, Learner, NotFinite, StepResult, of_all_ranks, together
 
 _LOG = logging.getLogger("trainer.train")
@@ -92,6 +92,7 @@ def train(config: Mapping[str, object], run: Run) -> dict[str, float]:
 
 def _train(settings: TrainerConfig, device: torch.device, progress: Progress, run: Run) -> dict[str, float]:
     check_ranks(settings)
+    keep_freed_memory()
     directory = first_gives(run.directory)
     scans = load_scans(settings)
     split = split_scans(settings, len(scans))

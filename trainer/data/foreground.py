@@ -76,16 +76,18 @@ def _slabs(voxels: Shaped[np.ndarray, "depth height width"]) -> Iterator[Shaped[
 def _body_slabs(voxels: Shaped[np.ndarray, "depth height width"], threshold_hu: float) -> Iterator[Bool[np.ndarray, "slab height width"]]:
     """The largest component, from the components of each slab and where they touch those of the next.
 
-    The slabs' components are found twice instead of kept: numbers for all voxels have twice the bytes of the scan. Holes are the
-    background that no in-plane path connects with the edge of its slice.
+    The components of several slabs are found twice instead of kept: numbers for all voxels have twice the bytes of the scan. Holes are
+    the background that no in-plane path connects with the edge of its slice.
     """
     from scipy import ndimage
 
     in_plane = np.zeros((3, 3, 3), dtype=bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
-    belongs, first = _largest_component(voxels, threshold_hu), 0
-    for slab in _slabs(voxels):
-        components, found = ndimage.label(slab > threshold_hu)
+    labelled: Iterable[_Labelled] = _Components(voxels, threshold_hu)
+    if voxels.size <= _SLAB_VOXELS:
+        labelled = list(labelled)
+    belongs, first = _largest_component(labelled, voxels.shape[1:]), 0
+    for components, found in labelled:
         mask = np.concatenate([[False], belongs[first : first + found]])[components]
         first += found
         outside, holes = ndimage.label(~mask, structure=in_plane)
@@ -96,14 +98,29 @@ def _body_slabs(voxels: Shaped[np.ndarray, "depth height width"], threshold_hu: 
         yield ~open_[outside]
 
 
-def _largest_component(voxels: Shaped[np.ndarray, "depth height width"], threshold_hu: float) -> Bool[np.ndarray, " slab_components"]:
+_Labelled = tuple[Int[np.ndarray, "slab height width"], int]
+"""The components of a slab, numbered from 1 on, and how many there are."""
+
+
+class _Components:
+    """The components of each slab; found anew each time that one goes through them."""
+
+    def __init__(self, voxels: Shaped[np.ndarray, "depth height width"], threshold_hu: float) -> None:
+        self._voxels, self._threshold_hu = voxels, threshold_hu
+
+    def __iter__(self) -> Iterator[_Labelled]:
+        from scipy import ndimage
+
+        return (ndimage.label(slab > self._threshold_hu) for slab in _slabs(self._voxels))
+
+
+def _largest_component(labelled: Iterable[_Labelled], plane: tuple[int, ...]) -> Bool[np.ndarray, " slab_components"]:
     """Which of the slabs' components, numbered through the slabs, belong to the largest of the volume."""
-    from scipy import ndimage, sparse
+    from scipy import sparse
 
     sizes, touching, first = [], [np.zeros((2, 0), dtype=np.int64)], 0
-    below: Int[np.ndarray, "height width"] = np.zeros(voxels.shape[1:], dtype=np.int64)
-    for slab in _slabs(voxels):
-        components, found = ndimage.label(slab > threshold_hu)
+    below: Int[np.ndarray, "height width"] = np.zeros(plane, dtype=np.int64)
+    for components, found in labelled:
         sizes.append(np.bincount(components.ravel(), minlength=found + 1)[1:])
         here = np.where(components[[0, -1]] > 0, components[[0, -1]].astype(np.int64) + first, 0)  # from 1 on through all slabs
         both = (below > 0) & (here[0] > 0)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from trainer.model.positions import rotate
+from trainer.products import Linear, linear
 
 Rotary = tuple[Float[Tensor, "*crops tokens head_dim"], Float[Tensor, "*crops tokens head_dim"]]
 Packed = Float[Tensor, "packed dim"]
@@ -33,13 +34,13 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
         self.query_bias, self.value_bias = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
-        self.out = nn.Linear(dim, dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Packed, shapes: Sequence[Shape], rotaries: Sequence[Rotary | None]) -> Packed:
         bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
-        qkv = F.linear(x, self.qkv.weight, bias)
+        qkv = linear(x, self.qkv.weight, bias)
         tables = [None if rotary is None else _for_heads(rotary, qkv.dtype) for rotary in rotaries]
         if qkv.device.type == "cpu" and max(tokens for _, tokens in shapes) <= FEW_TOKENS:
             mixed: Tensor = _Mixed.apply(qkv, self.heads, shapes, tables)  # type: ignore[no-untyped-call]

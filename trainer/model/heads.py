@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainer.config import Model
 from trainer.numerics import at_least_single, total
+from trainer.products import Linear, linear
 
 MOMENTUM = 0.1
 """Weight of the newest batch in the running statistics, once 1 / MOMENTUM batches were seen; plain averages before."""
@@ -72,7 +73,7 @@ class DinoHead(nn.Module):
         widths = [features, *[config.head_hidden] * (config.head_layers - 1), config.bottleneck]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            layers += [nn.Linear(before, after), nn.GELU()]
+            layers += [Linear(before, after), nn.GELU()]
         self.norm = FeatureNorm(features) if config.feature_norm == "batch" else None
         self.mlp = nn.Sequential(*layers[:-1])
         self.weight_norm = config.weight_norm
@@ -84,4 +85,4 @@ class DinoHead(nn.Module):
         hidden = self.mlp(features)
         with torch.autocast(features.device.type, enabled=False):  # bf16 cosines over a temperature of .02 are off by up to .2
             rows = F.normalize(self.prototypes, dim=-1) if self.weight_norm else self.prototypes
-            return Projection(F.linear(F.normalize(at_least_single(hidden), dim=-1), rows), rows)
+            return Projection(linear(F.normalize(at_least_single(hidden), dim=-1), rows), rows)

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from trainer.config import Model
 from trainer.model.attention import Attention, Packed, Rotary, Shape
 from trainer.model.positions import MM_PER_UNIT, patch_coordinates, rotary_table
+from trainer.products import Linear
 
 
 class Tokens(NamedTuple):
@@ -45,7 +46,7 @@ class Block(nn.Module):
         self.norm_attention = nn.LayerNorm(config.dim)
         self.attention = Attention(config.dim, config.heads)
         self.norm_mlp = nn.LayerNorm(config.dim)
-        self.mlp = nn.Sequential(nn.Linear(config.dim, hidden), nn.GELU(), nn.Linear(hidden, config.dim))
+        self.mlp = nn.Sequential(Linear(config.dim, hidden), nn.GELU(), Linear(hidden, config.dim))
         scaled = config.layer_scale is not None
         self.scale_attention = nn.Parameter(torch.empty(config.dim)) if scaled else None
         self.scale_mlp = nn.Parameter(torch.empty(config.dim)) if scaled else None
@@ -78,7 +79,7 @@ class Vit3d(nn.Module):
         self.config = config
         self.global_size, self.spacing_mm = global_size, spacing_mm
         grid = global_size // config.patch_size_voxels
-        self.patch_embedding = nn.Linear(config.patch_size_voxels**3, config.dim)
+        self.patch_embedding = Linear(config.patch_size_voxels**3, config.dim)
         extra = config.registers + (config.pooling != "mean")
         self.extra_tokens = nn.Parameter(torch.empty(extra, config.dim)) if extra else None
         self.mask_token = nn.Parameter(torch.empty(config.dim)) if masks else None

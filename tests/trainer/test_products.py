@@ -1,0 +1,111 @@
+"""Linear layers say what torch's say, by whichever library, and which one it is depends on the CPU alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer import products
+from trainer.products import Linear, linear, onednn_is_faster
+
+
+@pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: request.param)
+    return bool(request.param)
+
+
+@pytest.fixture
+def fresh_decision() -> Iterator[None]:
+    onednn_is_faster.cache_clear()
+    yield
+    onednn_is_faster.cache_clear()
+
+
+def drawn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("rows", [(1,), (37,), (5, 27)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(24, 96), (96, 24), (13, 13)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_layer_and_its_gradients_are_those_of_double_precision(
+    library: bool, rows: tuple[int, ...], inputs: int, outputs: int, has_bias: bool
+) -> None:
+    exact = [drawn(*rows, inputs, seed=0), drawn(outputs, inputs, seed=1), *([drawn(outputs, seed=2)] if has_bias else [])]
+    above = drawn(*rows, outputs, seed=3)
+    single = [tensor.float().requires_grad_() for tensor in exact]
+    double = [tensor.clone().requires_grad_() for tensor in exact]
+    found, expected = linear(*single), F.linear(*double)
+    found.backward(above.float())
+    expected.backward(above)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+    for ours, theirs in zip(single, double, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert ours.grad.is_contiguous()
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-4)
+
+
+def test_a_gradient_that_is_a_view_of_one_number_is_taken(library: bool) -> None:
+    x, weight = drawn(6, 4, seed=0).float(), drawn(3, 4, seed=1).float().requires_grad_()
+    linear(x, weight).sum().backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, x.sum(dim=0).expand(3, 4))
+
+
+def test_only_what_learns_gets_a_gradient(library: bool) -> None:
+    layer = Linear(4, 3).requires_grad_(False)
+    x = drawn(2, 4, seed=0).float().requires_grad_()
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert layer.weight.grad is None
+    assert layer.bias.grad is None
+
+
+def test_the_same_product_twice_is_equal_to_the_bit(library: bool) -> None:
+    def once() -> list[Tensor]:
+        x, weight = drawn(301, 96, seed=0).float().requires_grad_(), drawn(384, 96, seed=1).float().requires_grad_()
+        found = linear(x, weight)
+        found.square().sum().backward()
+        assert x.grad is not None
+        assert weight.grad is not None
+        return [found, x.grad, weight.grad]
+
+    assert all(torch.equal(first, second) for first, second in zip(once(), once(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_and_no_rows_at_all_are_torchs_own(library: bool, dtype: torch.dtype) -> None:
+    x, weight = drawn(5, 4, seed=0).to(dtype), drawn(3, 4, seed=1).to(dtype)
+    assert torch.equal(linear(x, weight), F.linear(x, weight))
+    assert linear(x[:0].float(), weight.float()).shape == (0, 3)
+
+
+def test_the_layer_has_the_parameters_of_torchs(library: bool) -> None:
+    torch.manual_seed(0)
+    ours = Linear(5, 3)
+    torch.manual_seed(0)
+    theirs = nn.Linear(5, 3)
+    assert all(torch.equal(ours.state_dict()[name], value) for name, value in theirs.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("maker", "capability", "expected"),
+    [("AuthenticAMD", "AVX512", True), ("GenuineIntel", "AVX512", False), ("AuthenticAMD", "AVX2", False)],
+)
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this build of torch has no MKL to be faster than")
+def test_onednn_is_taken_where_mkl_leaves_avx512_unused(
+    fresh_decision: None, monkeypatch: pytest.MonkeyPatch, maker: str, capability: str, expected: bool
+) -> None:
+    monkeypatch.setattr(products, "_maker", lambda: maker)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert onednn_is_faster() is expected
+
+
+def test_the_maker_of_the_cpu_is_known() -> None:
+    assert products._maker()

@@ -1,0 +1,85 @@
+"""Linear layers by the library whose products are faster on the CPU at hand.
+
+For float32 torch calls MKL, which takes its AVX-512 kernels on CPUs of its own maker alone. oneDNN, which torch brings along, asks the
+CPU what it can do: on an AMD EPYC with AVX-512 its products take half of MKL's time (docs/LOG.md). Everywhere else MKL is as
+fast or faster, and the layers are torch's own. Which of the two it is depends on the CPU alone, never on a measurement, so equal machines
+give equal bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class Linear(nn.Linear):
+    """torch's layer with the same parameters, states and initial weights."""
+
+    def forward(self, input: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
+        return linear(input, self.weight, self.bias)
+
+
+def linear(
+    x: Float[Tensor, "*rows inputs"], weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None = None
+) -> Float[Tensor, "*rows outputs"]:
+    """x weight' + bias, as `torch.nn.functional.linear` but for rounding."""
+    single = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
+    if not single or torch.compiler.is_compiling() or not onednn_is_faster():
+        return F.linear(x, weight, bias)
+    found: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return found
+
+
+@functools.cache
+def onednn_is_faster() -> bool:
+    """Whether torch would take MKL, and this CPU has AVX-512 that MKL does not use."""
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(both) and torch.backends.cpu.get_cpu_capability() == "AVX512" and _maker() != "GenuineIntel"
+
+
+def _maker() -> str:
+    """`vendor_id` of the first CPU; where it cannot be read, as if it were MKL's own."""
+    described = Path("/proc/cpuinfo")
+    if sys.platform != "linux" or not described.exists():
+        return "GenuineIntel"
+    named = (line.partition(":")[2].strip() for line in described.read_text(encoding="utf-8").splitlines() if line.startswith("vendor_id"))
+    return next(named, "GenuineIntel")
+
+
+def _product(rows: Float[Tensor, "*rows inner"], columns: Float[Tensor, "outputs inner"], bias: Tensor | None = None) -> Tensor:
+    """rows columns' + bias; operands may be transposed views, of which those of `columns` cost next to nothing."""
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, columns, bias, "none", [], "")
+    return found
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        rows, inputs = gradient.flatten(0, -2), x.flatten(0, -2)
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            _product(gradient, weight.t()) if of_x else None,
+            _outer(rows, inputs) if of_weight else None,
+            rows.sum(dim=0) if of_bias else None,
+        )
+
+
+def _outer(a: Float[Tensor, "rows n"], b: Float[Tensor, "rows m"]) -> Float[Tensor, "n m"]:
+    """a' b, with the narrower one first: that one is turned by a single thread."""
+    return _product(a.t(), b.t()) if a.shape[1] <= b.shape[1] else _product(b.t(), a.t()).t()
