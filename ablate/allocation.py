@@ -83,7 +83,7 @@ def allocate(
     left = [arm for arm in arms if arm not in early.stopped]
     rung = next((step for step in sorted(study.rungs) if step not in (at_rungs or {})), None)
     if not given:
-        alone = Stops(early.why, (), early.stopped, early.checked, early.unlikely)
+        alone = Stops(early.why, (), early.stopped, early.checked, early.unlikely, early.seen)
         if rung is not None:
             return Allocation(dict.fromkeys(left, sample), alone, rung)
         return Allocation(dict.fromkeys(left, first), alone)
@@ -114,7 +114,7 @@ def allocate(
         more, why = _after_start(study, plan, going, wanted, evidence, references, given_up)
         wanted |= {arm: wanted[arm] + 1 for arm in more}
         stopped |= why
-    stops = Stops(stopped, condemned, early.stopped, checked | early.checked, (*bleak, *early.unlikely))
+    stops = Stops(stopped, condemned, early.stopped, checked | early.checked, (*bleak, *early.unlikely), early.seen)
     return Allocation({BASELINE: max([first, *wanted.values()]), **wanted}, stops)
 
 
@@ -129,6 +129,8 @@ class _Early:
     checked: dict[str, bool]
     unlikely: list[str]
     """Those of the stopped that nothing is shown of."""
+    seen: Evidence
+    """What the stopped ones showed at their rung."""
 
 
 def _at_rungs(
@@ -160,7 +162,8 @@ def _at_rungs(
     said = {**(ill if all(right.values()) else {}), **(slow if all(spared.values()) else {})}
     stopped = {arm: step for arm, (step, _) in said.items() if arm not in right and arm not in spared}
     why = {arm: sentence for arm, (_, sentence) in said.items()}
-    return _Early(why, stopped, right | spared, [arm for arm in unlikely if arm in stopped])
+    seen = {arm: at_rungs[step].get(arm, {}) for arm, step in stopped.items()}
+    return _Early(why, stopped, right | spared, [arm for arm in unlikely if arm in stopped], seen)
 
 
 def _unlikely(study: Study, plan: Replicates, at_rungs: AtRungs, rivals: Sequence[str]) -> dict[str, tuple[int, str]]:

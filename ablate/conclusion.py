@@ -127,7 +127,9 @@ class Point(_Frozen):
     others: list[float | None] = []
     """Means of the design's further objectives."""
     rung: int | None = None
-    """Step at which it was given up; its values are then those of the rung and what the better points of its batch gained since."""
+    """Step at which it was given up; its values are then those of the rung and half of what the better points of its batch gained since."""
+    guessed: float = 0.0
+    """Standard deviation of that half: it may have been none of it, or all."""
 
 
 class Conclusion(_Frozen):
@@ -183,6 +185,8 @@ class Stops:
     """Arms that were given up and run on, to check the rules; whether what they show then agrees, as far as they are."""
     bleak: Collection[str] = ()
     """Arms given up before their first look, for want of any prospect. No test is made for them; they count all the same."""
+    seen: Evidence = field(default_factory=dict)
+    """What the arms given up at a rung showed there."""
 
 
 NO_STOPS = Stops()

@@ -113,7 +113,11 @@ def _left_out(phase: Phase, live: Sequence[str], points: Sequence[Point]) -> lis
         if isinstance(factor, Range) and path not in live:
             asked = listed([f"{p} = {' or '.join(map(str, allowed))}" for p, allowed in factor.when.items()])
             said.append(f"{path} was not tuned: it matters only where {asked}.")
-    broken = [point.name for point in points if not point.feasible and point.objective is not None]
+    broken = [
+        point.name if point.rung is None else f"{point.name} (at step {point.rung})"
+        for point in points
+        if not point.feasible and point.objective is not None
+    ]
     lost = [point.name for point in points if point.objective is None]
     if broken:
         said.append(f"{counted(len(broken), 'point')} of {len(points)} broke a guard: {listed(broken)}.")
@@ -139,7 +143,7 @@ def _measured(point: Point, paths: Sequence[str], replicates: Sequence[int]) -> 
     # With an objective it has all that it was asked for, be it fewer than others were.
     values = {r: point.values.get(r, math.nan) for r in replicates if r in point.values or point.objective is None}
     kept = all(guard.holds for guard in point.guards)
-    return Measured(_numbers(point.levels, paths), values, kept, _why_not(point), point.name)
+    return Measured(_numbers(point.levels, paths), values, kept, _why_not(point), point.name, point.guessed)
 
 
 def _numbers(levels: Levels, paths: Sequence[str]) -> dict[str, float]:

@@ -195,7 +195,7 @@ class Stage:
             if given and not any(self.study.objective.metric in metrics for metrics in evidence[BASELINE].values()):
                 raise BaselineFailed(self._why_failed(phase, specs[BASELINE], evidence[BASELINE]))
             of_references = {name: self._metrics(found) for name, found in references.items()}
-            same = _equal(specs) if given else []
+            same = _equal({arm.name: kept.get((phase.name, arm.name), []) for arm in arms}) if kept else []
             decided = allocate(self.study, phase, [arm.name for arm in arms], given, evidence, of_references, same, at_rungs)
             if not decided.more(given):
                 break

@@ -107,6 +107,7 @@ def conclude(
             stopped=stops.said.get(arm.name, ""),
             hopeless=arm.name in stops.hopeless,
             bleak=arm.name in stops.bleak,
+            at_rung=stops.seen.get(arm.name, {}),
         )
         for arm in sorted(arms, key=lambda arm: arm.name != BASELINE)
     ]
@@ -139,7 +140,7 @@ def point(
     """
     values = series(metrics, study.objective.metric)
     complete = len(values) >= replicates and all(math.isfinite(v) for v in values.values())
-    guards = [guard for guard in guard_states(study.guards, metrics) if rung is None or guard.value is not None]
+    guards = _guards(study, metrics, early=rung is not None)
     objective = mean(values.values()) if complete else None
     feasible = objective is not None and all(guard.holds for guard in guards)
     finite = {replicate: value for replicate, value in values.items() if math.isfinite(value)}
@@ -155,6 +156,11 @@ def best_point(study: Study, points: Sequence[Point]) -> Point | None:
     return max(found, key=lambda point: study.objective.sign * (point.objective or 0.0), default=None)
 
 
+def _guards(study: Study, found: Mapping[int, Metrics], *, early: bool) -> list[GuardState]:
+    """All of the study's guards; at a rung those alone that are reported by then."""
+    return [guard for guard in guard_states(study.guards, found) if not early or guard.value is not None]
+
+
 def better_half(study: Study, points: Sequence[Point]) -> list[str]:
     """Names of the better half (of an odd number, of one more) of some points: feasible ones first, then by objective."""
     sign = study.objective.sign
@@ -166,8 +172,8 @@ def better_half(study: Study, points: Sequence[Point]) -> list[str]:
 def levelled(points: Sequence[Point], replicates: Sequence[int], at_rung: Mapping[str, float] | None = None) -> list[Point]:
     """Points of one batch, so that their objectives compare, by what those show that were measured on all replicates.
 
-    To one that was given up at a rung is added what those gained since, on its replicate; and of one with fewer replicates their own level
-    is taken out. Where no point has all, they stay as they are.
+    To one that was given up at a rung is added half of what those gained since: a worse point may gain nothing, or as much. And of one with
+    fewer replicates their own level is taken out. Where no point has all, they stay as they are.
 
     Args:
         at_rung: Point to the objective of its first replicate at the rung.
@@ -178,12 +184,14 @@ def levelled(points: Sequence[Point], replicates: Sequence[int], at_rung: Mappin
     gain = mean(gains) or 0.0
 
     def one(point: Point) -> Point:
-        values = point.values if point.rung is None else {replicate: value + gain for replicate, value in point.values.items()}
+        values, guessed = point.values, 0.0
+        if point.rung is not None:
+            values, guessed = {replicate: value + gain / 2 for replicate, value in values.items()}, abs(gain) / math.sqrt(12)
         held = [replicate for replicate in replicates if replicate in values]
         if point.objective is None or not full or len(held) == len(replicates):
             return point
         shift = mean([(other.objective or 0.0) - sum(other.values[r] for r in held) / len(held) for other in full]) or 0.0
-        return point.model_copy(update={"objective": (mean(values.values()) or 0.0) + shift, "values": values})
+        return point.model_copy(update={"objective": (mean(values.values()) or 0.0) + shift, "values": values, "guessed": guessed})
 
     return [one(point) for point in points]
 
@@ -217,9 +225,10 @@ def _judge(
     stopped: str,
     hopeless: bool,
     bleak: bool,
+    at_rung: Mapping[int, Metrics],
 ) -> ArmVerdict:
     same = arm.name != BASELINE and benefit is None
-    guards = guard_states(study.guards, found)
+    guards = _guards(study, at_rung if hopeless else found, early=hopeless)
     references = [_reference(study, name, pairs, family.single_p[name].get(arm.name)) for name, pairs in over.items()]
     estimate = family.effects.get(arm.name)
     zero = Interval(mean=0.0, low=0.0, high=0.0)
@@ -233,7 +242,7 @@ def _judge(
         verdict, reason = "reject", "It is the same trials as the baseline: its changes have no effect under these settings."
     elif hopeless and not bleak:
         effect, verdict, reason = None, "reject", "Given up at a rung."
-    elif bleak and not any(guard.value is not None and not guard.holds for guard in guards):
+    elif bleak and (hopeless or not any(guard.value is not None and not guard.holds for guard in guards)):
         effect = _interval(study, benefit, None)
         verdict, reason = "undecided", _bleak(study, effect, benefit)
         cost = _cost(study, course(benefit, family.looks), family.members) if benefit.testable else None

@@ -157,12 +157,12 @@ class Raced:
     """Training steps beside the same phases without the rung."""
 
 
-def raced(phases: int, at_rung: Mapping[str, float], check: float, length: float = 0.5) -> Raced:
-    """A baseline and seven arms of which one gains, three gain nothing and three lose, and one rung."""
+def raced(phases: int, at_rung: Mapping[str, float], check: float, who: str = "worse", length: float = 0.5) -> Raced:
+    """A baseline and seven arms of which one gains, three gain nothing and three lose, and one rung; `who` stops there, by `at_rungs`."""
     noise = Noise({}, 0.6)
     stopped, adopted, wrong, spared = [], [], [], []
     for seed in range(phases):
-        concluded, given, taken = simulated(study(rungs=[20], check=check), seed, RACE, noise, at_rung)
+        concluded, given, taken = simulated(study(rungs=[20], check=check, at_rungs=who), seed, RACE, noise, at_rung)
         _, without, plain = simulated(study(), seed, RACE, noise)
         won = {arm.name for arm in concluded.arms if arm.verdict == "adopt"}
         stopped.append("Stopped at step" in concluded.arm("good").reason)
@@ -215,20 +215,28 @@ def main(phases: int) -> None:
                 print(f"| {said} | {effect:g} | {futile or 'from start on'} | {shown} | {one.wrong:.3f} | {one.trials:.1f} |", flush=True)
     print("\nA rung at half of the training: one arm gains 8 in the end, three gain nothing, three lose 8; noise there goes with that of")
     print("the end by .6.\n")
-    print("| effects at the rung | `check` | good arm stopped | good arm adopted | wrong | spared |\n|" + " --- |" * 6)
+    print("| effects at the rung | who stops | `check` | good arm stopped | good arm adopted | wrong | spared |\n|" + " --- |" * 7)
     half, quarter = ({arm: effect / by for arm, effect in RACE.items()} for by in (2, 4))
-    cases: list[tuple[str, Mapping[str, float], float]] = [
-        ("half of those at the end", half, 0.125),
-        ("a quarter", quarter, 0.125),
-        ("none yet", {}, 0.125),
-        ("a quarter, but the good arm loses 2 there", quarter | {"good": -2.0}, 0.125),
-        ("the same", quarter | {"good": -2.0}, 0.0),
-        ("the same", quarter | {"good": -2.0}, 1.0),
-        ("a quarter, but the good arm loses 8 there", quarter | {"good": -8.0}, 0.125),
+    most = {arm: 0.75 * effect for arm, effect in RACE.items()}
+    cases: list[tuple[str, Mapping[str, float], str, float]] = [
+        ("half of those at the end", half, "worse", 0.125),
+        ("a quarter", quarter, "worse", 0.125),
+        ("none yet", {}, "worse", 0.125),
+        ("a quarter, but the good arm loses 2 there", quarter | {"good": -2.0}, "worse", 0.125),
+        ("the same", quarter | {"good": -2.0}, "worse", 0.0),
+        ("the same", quarter | {"good": -2.0}, "worse", 1.0),
+        ("a quarter, but the good arm loses 8 there", quarter | {"good": -8.0}, "worse", 0.125),
+        ("three quarters", most, "unlikely", 0.125),
+        ("half", half, "unlikely", 0.125),
+        ("a quarter", quarter, "unlikely", 0.125),
+        ("none yet", {}, "unlikely", 0.125),
+        ("the same", {}, "unlikely", 1.0),
     ]
-    for said, at_rung, check in cases:
-        found = raced(phases, at_rung, check)
-        print(f"| {said} | {check} | {found.stopped:.0%} | {found.adopted:.0%} | {found.wrong:.1%} | {found.spared:.0%} |", flush=True)
+    for said, at_rung, who, check in cases:
+        found = raced(phases, at_rung, check, who)
+        print(
+            f"| {said} | {who} | {check} | {found.stopped:.0%} | {found.adopted:.0%} | {found.wrong:.1%} | {found.spared:.0%} |", flush=True
+        )
     print("\nA guard at that rung: two good arms and five that break it in the end, always.\n")
     print("| the guard's metric at the rung (bound .2) | good arms adopted | wrong | spared |\n|" + " --- |" * 4)
     kinds: dict[str, Callable[[float, str], float]] = {

@@ -135,7 +135,7 @@ def tuned(surface: Surface, design: Design, seed: int) -> Found | None:
             )
         found = _halved(batch, early, design) if design.halve else batch
         told += [Told(point.levels, point.objective, True) for point in found]
-        measured += [Measured(_at(point.levels), point.values, True) for point in found]
+        measured += [Measured(_at(point.levels), point.values, True, guessed=point.guessed) for point in found]
     range_ = operating_range([Threshold("hu", -700, 300), Threshold("ratio", 0.2, 0.9)], measured, SMALLEST)
     if range_.recommended is None or range_.predicted is None or range_.deviation is None:
         return None

@@ -201,6 +201,27 @@ def test_an_arm_that_breaks_a_guard_at_a_rung_in_every_replicate_stops_there_and
     assert [concluded.arm(name).verdict for name in ("good", "ill", "ill too")] == ["adopt", "reject", "reject"]
     assert "Stopped at step 20: health >= 0.2 is broken (0.1, 0.11, 0.12) in each of 3 replicates there." in concluded.arm(stopped).reason
     assert [(check.arm == stopped, check.confirmed) for check in concluded.checks] == [(False, True)]
+    assert [(guard.metric, guard.value) for guard in concluded.arm(stopped).guards] == [("health", pytest.approx(0.11))]
+
+
+def test_an_arm_unlikely_to_be_adopted_stops_at_a_rung_only_where_the_study_asks_for_it() -> None:
+    draw = fixed({BASELINE: 0.3, "good": 0.5, "flat": 0.3, "flat too": 0.3, "untrained": 0.2})
+
+    def early_(name: str, replicate: int, step: int) -> Metrics:
+        return {"score": 0.3 + 0.1 * (name == "good") + 0.01 * replicate + NOISE[(3 * replicate + len(name)) % 8]}
+
+    names = [BASELINE, "good", "flat", "flat too"]
+    assert min(played(study(rungs=[20], check=0), names, draw, early_)[1].values()) >= 3
+    concluded, given, _ = played(study(rungs=[20], at_rungs="unlikely", check=0), names, draw, early_)
+    assert (given["flat"], given["flat too"]) == (0, 0)
+    flat = concluded.arm("flat")
+    assert (flat.verdict, flat.effect, flat.p_adjusted) == ("undecided", None, None)
+    assert flat.reason.startswith("Not tested. Stopped at step 20: score ")
+    assert flat.reason.endswith("were the end like that, the chance of adoption by 6 would be 0 %.")
+    assert concluded.arm("good").verdict == "adopt"
+    checked, given, _ = played(study(rungs=[20], at_rungs="unlikely", condemn=3), names, draw, early_)
+    assert sorted([given["flat"], given["flat too"]])[0] == 0, "one of the two goes on to the end"
+    assert [check.confirmed for check in checked.checks] == [True]
 
 
 def test_an_arm_that_is_well_in_the_end_shows_that_the_rung_condemned_too_early() -> None:

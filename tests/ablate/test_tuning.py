@@ -282,3 +282,38 @@ def test_the_studys_own_baseline_is_not_trained_again_on_fresh_replicates_where_
         phase["name"]
         for phase in document_of(Study.model_validate({**document, "study": "confirm_True", "confirm": True}), offers)["phases"]
     ]
+
+
+def test_an_arm_with_the_baselines_own_trials_is_not_given_up_at_a_rung(offers: Path) -> None:
+    """Its guards are those of the baseline, and it counts in no correction."""
+    source = PAUSING.replace('"health": 1.0', '"health": 1.0 if config["x"] > 0.3 else 0.1')
+    (offers / "plateau_trainer.py").write_text(source + "\ndef inert(config):\n    return ['y']\n")
+    document = a_study({"x": X}, guards=True).model_dump(mode="json", by_alias=True)
+    document["trainer"]["inert"] = "plateau_trainer:inert"
+    document["baseline"] = {"x": 0.05, "y": 0}
+    document["phases"] = [{"name": "flags", "design": "factorial", "set": {"y": 1}, "factors": {"x": [0.05, 0.2, 0.4]}}]
+    found = document_of(Study.model_validate({**document, "rungs": [2]}), offers)
+    arms = {arm["name"]: arm for arm in found["phases"][0]["arms"]}
+    same = next(arm for arm in arms.values() if arm["same_trials_as_baseline"])
+    assert same["reason"].startswith("It is the same trials as the baseline")
+    assert arms["x=0.4"]["verdict"] == "adopt"
+    assert found["phases"][0]["short"] == {}, "of the one arm that breaks its guard there the end is looked at, to check the rule"
+    assert [check["arm"] for check in found["phases"][0]["checks"]] == ["x=0.2"]
+
+
+def test_the_answer_tells_which_arms_stopped_at_a_rung_for_want_of_promise(offers: Path) -> None:
+    (offers / "plateau_trainer.py").write_text(PAUSING)
+    document = a_study({"x": X}).model_dump(mode="json", by_alias=True)
+    document["phases"] = [{"name": "levels", "design": "one_at_a_time", "factors": {"x": [0.05, 0.04, 0.03]}}]
+    document["replicates"] |= {"at_rungs": "unlikely", "check": 0}
+    found = document_of(Study.model_validate({**document, "rungs": [2]}), offers)
+    short = list(found["phases"][0]["short"])
+    assert len(short) >= 1
+    told = [arm for arm in found["phases"][0]["arms"] if arm["name"] in short and arm["verdict"] == "undecided"]
+    assert len(told) >= 1
+    assert "stopped at a rung for want of promise there: " in found["answer"]["headline"][0]
+    assert "could not be judged" not in found["answer"]["headline"][0]
+    kept = " ".join(found["answer"]["warnings"])
+    assert "would show after step 2 is not known: an arm that starts slowly may be among them." in kept
+    assert "Nothing is known of" not in kept
+    assert found["problems"] == []
