@@ -42,7 +42,7 @@ docs: $(VENV)/.installed-dev
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
 
-BENCHMARKS := crops peer_step indexing commands report overhead scale fleet first_step metric_points step step_floor sequential tuning preflight_ranking
+BENCHMARKS := crops peer_step indexing commands report overhead scale fleet first_step metric_points step step_floor sequential early tuning verdicts preflight_ranking
 
 bench: $(addprefix bench-,$(BENCHMARKS))
 
@@ -52,7 +52,9 @@ bench: ARGS_step = --repetitions 3 --sides 2x1 1x2
 bench: ARGS_step_floor = --repetitions 3 --steps 30 --threads 1
 bench: ARGS_peer_step = 5 --threads 2 --of 0 2 4 5
 bench: ARGS_sequential = 4000
-bench: ARGS_tuning = 50
+bench: ARGS_early = 60
+bench: ARGS_tuning = 30
+bench: ARGS_verdicts = 100
 
 peers: $(PEERS_VENV)/.installed
 

@@ -1,13 +1,17 @@
 """Which arm gets how many replicates: more only where the answer is open. Pure: the same results give the same allocation.
 
-Where the study names rungs, the `start` replicates of every arm run to the first rung and pause, then those of the arms that are left to
-the next. Then every arm gets `condemn` replicates at full length, then `start`, then one more at a time up to `at_most`. No more are given
-to an arm that
+Where the study names rungs, the first replicates of every arm (`condemn` of them where there are guards, else `start`) run to the first
+rung and pause, then those of the arms that are left to the next. Then every arm gets its first replicates at full length, as many as the
+first rule below asks for, then `start`, then one more at a time up to `at_most`. No more are given to an arm that
 
-- is **hopeless**: at a rung its benefit is shown to be below 0 (one-sided t-test at `HOPELESS`, not corrected: it adopts nobody). A share
-  of these (`check`) runs to `start` all the same; where one of them then gains the smallest effect, the rule was wrong and all run on;
-- is **condemned**: it breaks the same guard in each of its first `condemn` replicates. A share of the condemned arms (`check`) runs to
-  `start` all the same; where one of these keeps the guard then, the rule was wrong here and every condemned arm runs to `start`;
+- is **hopeless**: at a rung its benefit is shown to be below 0 (one-sided t-test at `HOPELESS`, not corrected: it adopts nobody); or, with
+  `at_rungs: unlikely`, is **unlikely**: were the end as the rung shows it, its chance of adoption would be small. A share of these
+  (`check`) goes on to the end all the same; where one of them then gains the smallest effect, the rule was wrong and all run on;
+- is **condemned**: it breaks the same guard in each of its first `condemn` replicates, at a rung or at the end. A share of the arms
+  condemned at a rung (`check`) goes on to the end with these replicates, and a share of those condemned at the end runs to `start`; where
+  one of these keeps the guard then, the rule was wrong here and every arm condemned so runs on;
+- has **no prospect**: after `futile` replicates or more, but fewer than `start`, its predicted chance of adoption is small. Such arms, and
+  the unlikely ones, stay in the family of tests without one, so that they can be neither adopted nor rejected;
 - breaks a guard on its mean after `start` replicates, or never reports the metric of a guard;
 - is **decided** or **futile** by `stats.stopping.judge`, whose error rate holds under these looks.
 
@@ -22,17 +26,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ablate.conclusion import Evidence, Metrics, Stops, guard_states, series
-from ablate.stats.effects import paired
+from ablate.stats.effects import LEAST_PAIRS, paired
 from ablate.stats.looks import Looks
-from ablate.stats.stopping import judge
+from ablate.stats.stopping import FUTILE, early_chance, judge
 from ablate.study import BASELINE, Guard, Phase, Replicates, Study
 from ablate.words import counted, listed, number, share
 
 HOPELESS = 0.05
 """Chance of stopping an arm at a rung that is no worse than the baseline there."""
 
-AtRungs = Mapping[int, Mapping[str, Mapping[int, float]]]
-"""Rung to arm to replicate to the objective there; rungs that were run alone."""
+AtRungs = Mapping[int, Evidence]
+"""Rung to what was measured there, of rungs that were run alone: arm to replicate to objective and guards, as far as they are known."""
 
 
 @dataclass(frozen=True)
@@ -70,54 +74,169 @@ def allocate(
     """
     plan = study.replicates_of(phase)
     rivals = [arm for arm in arms if arm != BASELINE]
-    first = plan.start if plan.condemn is None or not study.guards else min(plan.condemn, plan.start)
-    slow = _hopeless(study, at_rungs or {}, [arm for arm in rivals if arm not in same])
-    spared = {arm: given.get(arm, 0) < plan.start or not _gains(study, evidence, arm) for arm in _chosen(study, phase, list(slow), plan)}
-    if not all(spared.values()):
-        slow = {}
-    hopeless = [arm for arm in slow if arm not in spared]
-    left = [arm for arm in arms if arm not in hopeless]
+    condemn = plan.start if plan.condemn is None or not study.guards else min(plan.condemn, plan.start)
+    futile = min(plan.futile or plan.start, plan.start)
+    first = min(condemn, futile)
+    sample = min(plan.start, max(condemn, LEAST_PAIRS))
+    own = [arm for arm in rivals if arm not in same]
+    early = _at_rungs(study, phase, plan, (condemn, sample), given, evidence, at_rungs or {}, own)
+    left = [arm for arm in arms if arm not in early.stopped]
     rung = next((step for step in sorted(study.rungs) if step not in (at_rungs or {})), None)
-    if not given and rung is not None:
-        return Allocation(dict.fromkeys(left, plan.start), Stops(slow, (), hopeless, spared), rung)
     if not given:
-        return Allocation(dict.fromkeys(left, first), Stops(slow, (), hopeless, spared))
-    open_ = [arm for arm in rivals if arm not in same and arm not in hopeless]
-    broken = {arm: found for arm in open_ if (found := _broken_throughout(study.guards, evidence.get(arm, {}), plan, first)) is not None}
+        alone = Stops(early.why, (), early.stopped, early.checked, early.unlikely, early.seen)
+        if rung is not None:
+            return Allocation(dict.fromkeys(left, sample), alone, rung)
+        return Allocation(dict.fromkeys(left, first), alone)
+    open_ = [arm for arm in rivals if arm not in same and arm not in early.stopped]
+    broken = {arm: found for arm in open_ if (found := _broken_throughout(study.guards, evidence.get(arm, {}), plan, condemn)) is not None}
     checked = {
         arm: given.get(arm, 0) < plan.start or not _keeps_guards(study, evidence.get(arm, {}))
-        for arm in _chosen(study, phase, list(broken), plan)
+        for arm in _chosen(study, phase, [arm for arm in broken if arm not in early.checked], plan)
     }
     if not all(checked.values()):
         broken = {}
     condemned = [arm for arm in broken if arm not in checked]
     wanted = {arm: given.get(arm, 0) for arm in rivals}
     stopped = {arm: f"Stopped after {counted(wanted[arm], 'replicate')}: {broken[arm]} in each of them." for arm in condemned}
-    stopped |= {arm: slow[arm] for arm in hopeless}
+    stopped |= {arm: early.why[arm] for arm in early.stopped}
     going = [arm for arm in open_ if arm not in condemned]
+    asked = [arm for arm in going if arm not in checked and not (arm in early.checked and wanted[arm] < sample)]
+    bleak = _without_prospect(study, plan, asked, wanted, evidence, len(own))
+    stopped |= bleak
+    going = [arm for arm in going if arm not in bleak]
     short = [arm for arm in going if wanted[arm] < plan.start]
     if short:
         # One that was given up by mistake begins where all began.
-        wanted |= {arm: plan.start if wanted[arm] else first for arm in short}
+        marks = sorted({condemn, futile, plan.start})
+        wanted |= {arm: next(mark for mark in marks if mark > wanted[arm]) for arm in short}
     else:
-        more, why = _after_start(study, plan, going, wanted, evidence, references, len(condemned) + len(hopeless))
+        given_up = len(condemned) + len(early.stopped) + len(bleak)
+        more, why = _after_start(study, plan, going, wanted, evidence, references, given_up)
         wanted |= {arm: wanted[arm] + 1 for arm in more}
         stopped |= why
-    return Allocation({BASELINE: max([first, *wanted.values()]), **wanted}, Stops(stopped, condemned, hopeless, checked | spared))
+    stops = Stops(stopped, condemned, early.stopped, checked | early.checked, (*bleak, *early.unlikely), early.seen)
+    return Allocation({BASELINE: max([first, *wanted.values()]), **wanted}, stops)
 
 
-def _hopeless(study: Study, at_rungs: AtRungs, rivals: Sequence[str]) -> dict[str, str]:
-    """Arm to why it is hopeless, for those that a rung shows to be worse than the baseline."""
-    found: dict[str, str] = {}
+@dataclass(frozen=True)
+class _Early:
+    """What the rungs say."""
+
+    why: dict[str, str]
+    """Arm that a rung gave up to the sentence that says so; the checked ones too."""
+    stopped: dict[str, int]
+    """Those that go no further, with the step."""
+    checked: dict[str, bool]
+    unlikely: list[str]
+    """Those of the stopped that nothing is shown of."""
+    seen: Evidence
+    """What the stopped ones showed at their rung."""
+
+
+def _at_rungs(
+    study: Study,
+    phase: Phase,
+    plan: Replicates,
+    needed: tuple[int, int],
+    given: Mapping[str, int],
+    evidence: Evidence,
+    at_rungs: AtRungs,
+    rivals: Sequence[str],
+) -> _Early:
+    """Who is given up at a rung, by guards and by the objective, without those whose check shows the rule to be wrong.
+
+    Args:
+        needed: Replicates at full length after which a check of the one rule, and of the other, is complete.
+    """
+    condemn, sample = needed
+    ill = _condemned_early(study, plan, condemn, at_rungs, rivals)
+    slow = {arm: found for arm, found in _hopeless(study, at_rungs, rivals).items() if arm not in ill}
+    unlikely = {} if plan.at_rungs == "worse" else _unlikely(study, plan, at_rungs, rivals)
+    unlikely = {arm: found for arm, found in unlikely.items() if arm not in ill and arm not in slow}
+    right = {
+        arm: given.get(arm, 0) < condemn or not _keeps_guards(study, evidence.get(arm, {}))
+        for arm in _chosen(study, phase, list(ill), plan)
+    }
+    slow |= unlikely
+    spared = {arm: given.get(arm, 0) < sample or not _gains(study, evidence, arm) for arm in _chosen(study, phase, list(slow), plan)}
+    said = {**(ill if all(right.values()) else {}), **(slow if all(spared.values()) else {})}
+    stopped = {arm: step for arm, (step, _) in said.items() if arm not in right and arm not in spared}
+    why = {arm: sentence for arm, (_, sentence) in said.items()}
+    seen = {arm: at_rungs[step].get(arm, {}) for arm, step in stopped.items()}
+    return _Early(why, stopped, right | spared, [arm for arm in unlikely if arm in stopped], seen)
+
+
+def _unlikely(study: Study, plan: Replicates, at_rungs: AtRungs, rivals: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Arm to the rung, and why, for those that would hardly be adopted, were the end as the rung shows it."""
+    metric, looks = study.objective.metric, Looks(plan.start, plan.at_most)
+    found: dict[str, tuple[int, str]] = {}
     for step in sorted(at_rungs):
-        values = at_rungs[step]
+        values = {arm: series(known, metric) for arm, known in at_rungs[step].items()}
+        pairs = {arm: paired(values.get(arm, {}), values.get(BASELINE, {}), study.objective.sign) for arm in rivals}
+        for arm, seen in pairs.items():
+            chance = early_chance(pairs, arm, looks, study.alpha / (2 * len(rivals)), study.objective.smallest_effect)
+            if arm not in found and chance is not None and chance < FUTILE:
+                effect = number(study.objective.sign * (seen.mean or 0.0), signed=True)
+                told = f"{metric} {effect} there ({counted(seen.pairs, 'pair')})"
+                likely = f"were the end like that, the chance of adoption by {plan.at_most} would be {share(chance)}"
+                found[arm] = step, f"Stopped at step {step}: {told}; {likely}."
+    return found
+
+
+def _condemned_early(study: Study, plan: Replicates, condemn: int, at_rungs: AtRungs, rivals: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Arm to the rung, and why, for those that break the same guard in each of their first `condemn` replicates there."""
+    found: dict[str, tuple[int, str]] = {}
+    for step in sorted(at_rungs):
+        for arm in rivals:
+            broken = _broken_throughout(study.guards, at_rungs[step].get(arm, {}), plan, condemn)
+            if arm not in found and broken is not None:
+                found[arm] = step, f"Stopped at step {step}: {broken} in each of {counted(condemn, 'replicate')} there."
+    return found
+
+
+def _without_prospect(
+    study: Study, plan: Replicates, arms: Sequence[str], given: Mapping[str, int], evidence: Evidence, family: int
+) -> dict[str, str]:
+    """Arm to why it stops before its first look, for those whose predicted chance of adoption is small.
+
+    Asked with as many replicates as an arm has, of all others too, so that the answer stays when others get more.
+
+    Args:
+        family: Arms among which Holm's correction is made.
+    """
+    metric, sign = study.objective.metric, study.objective.sign
+    values = {arm: series(evidence.get(arm, {}), metric) for arm in [*evidence, BASELINE]}
+    found = {}
+    for arm in arms:
+        count = given[arm]
+        if plan.futile is None or not plan.futile <= count < plan.start:
+            continue
+        seen = sorted(values[BASELINE])[:count]
+        pairs = {
+            name: paired({r: v for r, v in own.items() if r in seen}, {r: values[BASELINE][r] for r in seen}, sign)
+            for name, own in values.items()
+            if name != BASELINE
+        }
+        chance = early_chance(pairs, arm, Looks(plan.start, plan.at_most), study.alpha / (2 * family), study.objective.smallest_effect)
+        if chance is not None and chance < FUTILE:
+            likely = f"the predicted chance of adoption by {plan.at_most} is {share(chance)}"
+            found[arm] = f"Stopped after {counted(count, 'replicate')}, before its first look at {plan.start}: {likely}."
+    return found
+
+
+def _hopeless(study: Study, at_rungs: AtRungs, rivals: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Arm to the rung, and why, for those that a rung shows to be worse than the baseline."""
+    found: dict[str, tuple[int, str]] = {}
+    for step in sorted(at_rungs):
+        values = {arm: series(known, study.objective.metric) for arm, known in at_rungs[step].items()}
         for arm in rivals:
             pairs = paired(values.get(arm, {}), values.get(BASELINE, {}), study.objective.sign)
             p = pairs.p_greater()
             if arm not in found and p is not None and pairs.mean is not None and 1 - p < HOPELESS:
                 effect = number(study.objective.sign * pairs.mean, signed=True)
                 found[arm] = (
-                    f"Stopped at step {step}: {study.objective.metric} {effect} there, worse than the baseline ({pairs.pairs} pairs)."
+                    step,
+                    f"Stopped at step {step}: {study.objective.metric} {effect} there, worse than the baseline ({pairs.pairs} pairs).",
                 )
     return found
 

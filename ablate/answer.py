@@ -173,8 +173,11 @@ def _headline(study: Study, conclusions: Sequence[Conclusion], adopted: bool) ->
         return [f"Undecided: no arm of {listed([one.phase for one in phases])} could be compared with the baseline, which stays."]
     open_ = [arm for arm in arms if arm.verdict == "undecided" and not arm.idle]
     measured = [arm for arm in open_ if arm.effect is not None and arm.healthy]
-    blind = [arm for arm in open_ if arm not in measured]
+    cut = [arm for conclusion in conclusions for arm in conclusion.arms if arm.name in conclusion.short and arm in open_]
+    blind = [arm for arm in open_ if arm not in measured and arm not in cut]
     untold = f" {counted(len(blind), 'arm')} could not be judged: {listed([arm.name for arm in blind])}." if blind else ""
+    if cut:
+        untold += f" {counted(len(cut), 'arm')} stopped at a rung for want of promise there: {listed([arm.name for arm in cut])}."
     kept = " with all guards kept" if study.guards else ""
     better = [arm for arm in arms if arm.p_adjusted is not None and arm.p_adjusted < study.alpha and arm.healthy]
     of_better = f"{counted(len(better), 'arm')} of {len(arms)} better than the baseline{kept}"
@@ -193,7 +196,7 @@ def _headline(study: Study, conclusions: Sequence[Conclusion], adopted: bool) ->
         effect = f"{metric} {number(best.effect.mean, signed=True)}{between(best.effect.low, best.effect.high)}"
         help_ = f"{counted(len(measured), 'arm')}{kept} may yet help; the largest effect is {effect} of {best.name}."
         return [f"Undecided: {none} {help_}{untold} Until more is known, the baseline stays."]
-    if blind:
+    if blind or cut:
         return [f"Undecided: {none}{untold} Until more is known, the baseline stays."]
     return [f"No: {none} The baseline stays."]
 

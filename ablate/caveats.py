@@ -75,7 +75,9 @@ def _undecided(study: Study, conclusions: Sequence[Conclusion]) -> list[str]:
         (f"{arm.name} ({conclusion.phase})", arm) for conclusion in conclusions for arm in conclusion.arms if arm.verdict == "undecided"
     ]
     idle = [name for name, arm in open_ if arm.idle]
-    lost = [name for name, arm in open_ if arm.effect is None]
+    early = [f"{arm} ({conclusion.phase})" for conclusion in conclusions for arm in conclusion.short]
+    cut = [name for name, _ in open_ if name in early]
+    lost = [name for name, arm in open_ if arm.effect is None and name not in early]
     unguarded = [name for name, arm in open_ if arm.effect is not None and any(guard.value is None for guard in arm.guards)]
     alone = [
         name
@@ -91,6 +93,10 @@ def _undecided(study: Study, conclusions: Sequence[Conclusion]) -> list[str]:
         said.append(
             f"Undecided is not refuted: {listed(undecided)} may help; more replicates would tell: ablate more {study.study} PHASE/ARM."
         )
+    if cut:
+        steps = sorted({step for conclusion in conclusions for step in conclusion.short.values()})
+        after = f"What {listed(cut)} would show after step {listed([str(step) for step in steps])} is not known"
+        said.append(f"{after}: an arm that starts slowly may be among them.")
     if lost:
         said.append(
             f"Nothing is known of {listed(lost)}: no replicate pairs with the baseline's. Mend what is missing above and run again."

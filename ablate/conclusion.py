@@ -128,6 +128,10 @@ class Point(_Frozen):
     """Replicate to objective, finite ones."""
     others: list[float | None] = []
     """Means of the design's further objectives."""
+    rung: int | None = None
+    """Step at which it was given up; its values are then those of the rung and half of what the better points of its batch gained since."""
+    guessed: float = 0.0
+    """Standard deviation of that half: it may have been none of it, or all."""
 
 
 class Conclusion(_Frozen):
@@ -149,6 +153,8 @@ class Conclusion(_Frozen):
     """Replicates at the first and at the last planned look, for which the error rate is stated; None: decided before there were any."""
     stopped: dict[str, str] = {}
     """Arm to the reason why it got fewer replicates than it might have."""
+    short: dict[str, int] = {}
+    """Arm that was given up at a rung to its step."""
     notes: list[str] = []
     """What went otherwise than planned while it ran, a sentence each."""
     checks: list[Check] = []
@@ -175,10 +181,14 @@ class Stops:
     """Arm to the sentence that says why it gets no more."""
     condemned: Collection[str] = ()
     """Arms given up for a broken guard, without the checked ones. They count as members of the family that no test was made for."""
-    hopeless: Collection[str] = ()
-    """Arms given up at a rung, without the checked ones. The same holds for them."""
+    hopeless: Mapping[str, int] = field(default_factory=dict)
+    """Arms given up at a rung, without the checked ones, with its step. The same holds for them."""
     checked: Mapping[str, bool] = field(default_factory=dict)
-    """Arms that were given up and run on, to check the rules; whether what they show at `start` agrees, as far as they are."""
+    """Arms that were given up and run on, to check the rules; whether what they show then agrees, as far as they are."""
+    bleak: Collection[str] = ()
+    """Arms given up before their first look, for want of any prospect. No test is made for them; they count all the same."""
+    seen: Evidence = field(default_factory=dict)
+    """What the arms given up at a rung showed there."""
 
 
 NO_STOPS = Stops()

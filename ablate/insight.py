@@ -23,16 +23,20 @@ MOST_COMPONENTS = 8
 """More components have more cells than any study measures."""
 
 
-def of_phase(study: Study, conclusion: Conclusion, evidence: Evidence) -> dict[str, Any]:
+def of_phase(study: Study, conclusion: Conclusion, evidence: Evidence, at_rung: Evidence | None = None) -> dict[str, Any]:
     """What a concluded phase tells beside its verdicts, as plain values.
+
+    Args:
+        at_rung: What was measured at the rung at which arms were given up; none: no arm was. A factorial needs all its cells, so it is
+            told of the longest training that all of them have.
 
     Returns:
         `factorial`, `left_out` (in such phases), `pairing` and `noise`; None for what these results cannot tell.
     """
     phase = study.phase(conclusion.phase)
     return {
-        "factorial": _factorial(study, phase, conclusion, evidence),
-        "left_out": _left_out(study, phase, conclusion, evidence),
+        "factorial": _factorial(study, phase, conclusion, evidence if at_rung is None else at_rung),
+        "left_out": _left_out(study, phase, conclusion, evidence if at_rung is None else at_rung),
         "pairing": _pairing(study, conclusion, evidence),
         "noise": _noise(study, phase, conclusion, evidence),
     }
@@ -48,7 +52,7 @@ def _factorial(study: Study, phase: Phase, conclusion: Conclusion, evidence: Evi
     document["dropped"] = [{"arm": cells[cell], "replicate": replicate} for cell, replicate in found.dropped]
     document["factors"] = [{"name": name, "levels": list(levels)} for name, levels in factors]
     document["cells"] = [{"cell": list(cell), "arm": arm} for cell, arm in cells.items()]
-    document["sentences"] = [*_gains(study), *found.sentences]
+    document["sentences"] = [*_gains(study), *_so_far(conclusion.short.values()), *found.sentences]
     return document
 
 
@@ -64,8 +68,14 @@ def _left_out(study: Study, phase: Phase, conclusion: Conclusion, evidence: Evid
     return {
         "without": [asdict(share) for share in shares],
         "needs": needs,
-        "sentences": [*_gains(study), *losses_in_words(shares, needs, f"the arm {design.ALL_ON}")],
+        "sentences": [*_so_far(conclusion.short.values()), *_gains(study), *losses_in_words(shares, needs, f"the arm {design.ALL_ON}")],
     }
+
+
+def _so_far(steps: Iterable[int]) -> list[str]:
+    """Of which training a comparison speaks that needs arms which a rung gave up."""
+    step = min(steps, default=None)
+    return [] if step is None else [f"What follows is as it stood at step {step}, where arms were given up: all that it needs came so far."]
 
 
 def _gains(study: Study) -> list[str]:
@@ -140,11 +150,16 @@ class _Component:
         return False if all(design.same(levels.get(path), value) for path, value in self.off.items()) else None
 
 
-def attribution(study: Study, conclusions: Sequence[Conclusion], evidence: Mapping[str, Evidence]) -> dict[str, Any] | None:
+def attribution(
+    study: Study, conclusions: Sequence[Conclusion], evidence: Mapping[str, Evidence], step: int | None = None
+) -> dict[str, Any] | None:
     """Which components of the winner did it, from the study's baseline on: from every trial of any phase that measures one of their cells.
 
     A component is a factor or a named component that a phase's winner changed; what such a phase sets beside goes with the first of them,
     or is one of its own where the phase measured it alone. None where nothing was adopted or one component did it all.
+
+    Args:
+        step: Of the training that the evidence is from; none: the end.
     """
     phases = [one for one in conclusions if one.phase != CONFIRMATION]
     components, ignored = _components(study, phases)
@@ -162,7 +177,7 @@ def attribution(study: Study, conclusions: Sequence[Conclusion], evidence: Mappi
     found = attribute(names, cells, study.alpha, study.objective.smallest_effect, study.objective.sign)
     return {
         **{key: value for key, value in asdict(found).items() if key != "missing"},
-        "sentences": [*_gains(study), *found.sentences],
+        "sentences": [*_gains(study), *_so_far([] if step is None else [step]), *found.sentences],
         "components": {component.name: component.on for component in components},
         "missing": [sorted(cell) for cell in found.missing],
         "ends": _ends(found, names),
@@ -230,7 +245,8 @@ def fairness(study: Study, conclusions: Sequence[Conclusion], placed: Placed, ba
         phase = study.phase(conclusion.phase)
         if isinstance(phase.design, Tune):
             points = len(conclusion.points)
-            tuned.append((phase.name, sorted(phase.factors), points, points * len(study.replicates_of_points(phase))))
+            trials = phase.design.trials(len(study.replicates_of_points(phase)), points)
+            tuned.append((phase.name, sorted(phase.factors), points, trials))
     counts = {f"{c.phase}/{a.name}": a.replicates for c in conclusions for a in c.arms}
     equal = len([path for path in base if path not in varied])
     known = f"{counted(equal, 'setting')}, all" if equal else "everything"

@@ -113,10 +113,22 @@ def _left_out(phase: Phase, live: Sequence[str], points: Sequence[Point]) -> lis
         if isinstance(factor, Range) and path not in live:
             asked = listed([f"{p} = {' or '.join(map(str, allowed))}" for p, allowed in factor.when.items()])
             said.append(f"{path} was not tuned: it matters only where {asked}.")
-    broken = [point.name for point in points if not point.feasible and point.objective is not None]
+    broken = [
+        point.name if point.rung is None else f"{point.name} (at step {point.rung})"
+        for point in points
+        if not point.feasible and point.objective is not None
+    ]
     lost = [point.name for point in points if point.objective is None]
     if broken:
         said.append(f"{counted(len(broken), 'point')} of {len(points)} broke a guard: {listed(broken)}.")
+    complete = max((len(point.values) for point in points), default=0)
+    short = [point for point in points if point.objective is not None and len(point.values) < complete]
+    if short:
+        rungs = sorted({point.rung for point in short if point.rung is not None})
+        how = f"up to step {listed([str(step) for step in rungs])} alone" if rungs else "once"
+        said.append(
+            f"{counted(len(short), 'point')} of {len(points)} were the worse half of their batch and measured {how}: they bound the range."
+        )
     if lost:
         said.append(f"{counted(len(lost), 'point')} of {len(points)} lost a replicate or gave no objective: {listed(lost)}.")
     if isinstance(phase.design, Tune) and points and len(points) < phase.design.points:
@@ -128,9 +140,10 @@ def _measured(point: Point, paths: Sequence[str], replicates: Sequence[int]) -> 
     """A point for the surrogate; one without any result bounds the range, since one cannot train there."""
     if not point.values:
         return Measured(_numbers(point.levels, paths), {}, False, "no replicate gave a result", point.name)
-    values = {replicate: point.values.get(replicate, math.nan) for replicate in replicates}
+    # With an objective it has all that it was asked for, be it fewer than others were.
+    values = {r: point.values.get(r, math.nan) for r in replicates if r in point.values or point.objective is None}
     kept = all(guard.holds for guard in point.guards)
-    return Measured(_numbers(point.levels, paths), values, kept, _why_not(point), point.name)
+    return Measured(_numbers(point.levels, paths), values, kept, _why_not(point), point.name, point.guessed)
 
 
 def _numbers(levels: Levels, paths: Sequence[str]) -> dict[str, float]:

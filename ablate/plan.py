@@ -128,12 +128,17 @@ def plan(study: Study, offers: Offers, seconds_per_trial: float | None = None, f
         first = fresh_replicate(study, phase, phase.design) if isinstance(phase.design, Tune) else counts.first
         replicates = range(first, first + most)
         arms = design.expand(phase, study.baseline) if index == 0 and not isinstance(phase.design, Tune) else []
-        certain = {p.spec.signature for arm in [origin, *references, *arms] for p in trials(arm, replicates, offers, own)}
+        told_later = isinstance(phase.design, Tune) and study.confirm  # as the runner has it
+        certain = {
+            p.spec.signature
+            for arm in [*([] if told_later else [origin]), *references, *arms]
+            for p in trials(arm, replicates, offers, own)
+        }
         new = len(certain - known)
         known |= certain
         if isinstance(phase.design, Tune):
             # Each point, then the tuned arm and the carried winner on fresh replicates.
-            count, open_trials = phase.design.points + 2, phase.design.points * len(study.replicates_of_points(phase)) + 2 * most
+            count, open_trials = phase.design.points + 2, phase.design.trials(len(study.replicates_of_points(phase))) + 2 * most
         elif index == 0:
             count, open_trials = len(arms), 0
         else:

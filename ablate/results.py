@@ -15,7 +15,7 @@ from ablate.errors import LedgerError
 from ablate.ledger import Ledger, TrialRecord, Use
 from ablate.study import BASELINE, REFERENCES, Study
 from ablate.thresholds import Threshold, thresholds
-from ablate.trial import TrialFiles, TrialResult, TrialState, flatten, read_metrics, result_of
+from ablate.trial import TrialFiles, TrialResult, TrialState, at_rung, flatten, read_metrics, result_of
 from ablate.words import counted
 
 if TYPE_CHECKING:
@@ -64,12 +64,19 @@ class Results:
     @cached_property
     def insights(self) -> dict[str, dict[str, Any]]:
         """Phase to what it tells beside its verdicts (`insight.of_phase`)."""
-        return {one.phase: insight.of_phase(self.study, one, self._evidence(one.phase)) for one in self.conclusions}
+        return {
+            one.phase: insight.of_phase(
+                self.study, one, self._evidence(one.phase), self._at_rung(one.phase, min(one.short.values())) if one.short else None
+            )
+            for one in self.conclusions
+        }
 
     @cached_property
     def attribution(self) -> dict[str, Any] | None:
-        """Which components of the winner did it (`insight.attribution`)."""
-        return insight.attribution(self.study, self.conclusions, {one.phase: self._evidence(one.phase) for one in self.conclusions})
+        """Which components of the winner did it (`insight.attribution`): at the rung that all reached, where one gave arms up."""
+        step = min((step for one in self.conclusions for step in one.short.values()), default=None)
+        found = {one.phase: self._evidence(one.phase) if step is None else self._at_rung(one.phase, step) for one in self.conclusions}
+        return insight.attribution(self.study, self.conclusions, found, step)
 
     @cached_property
     def fairness(self) -> dict[str, Any]:
@@ -277,6 +284,17 @@ class Results:
             result = self._result(use.signature)
             if result is not None:
                 found.setdefault(use.phase, {}).setdefault(use.arm, {})[use.replicate] = result.final
+        return found
+
+    def _at_rung(self, phase: str, step: int) -> Evidence:
+        """A phase's objective at a step, of every trial that came so far, whether it went on or not."""
+        found: dict[str, dict[int, Mapping[str, float]]] = {}
+        for use in self._uses:
+            number = self._records[use.signature].attempt
+            if use.phase == phase and number is not None:
+                known = at_rung(TrialFiles(self.root, use.signature).attempt(number), [self.study.objective.metric], step)
+                if known:
+                    found.setdefault(use.arm, {})[use.replicate] = known
         return found
 
     def _result(self, signature: str) -> TrialResult | None:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ablate import design, gaps, gates, history, operating, plan, preflight, trial, verdict
 from ablate.allocation import allocate
-from ablate.conclusion import Conclusion, Metrics, Point, unconfirmed
+from ablate.conclusion import Conclusion, Evidence, Metrics, Point, unconfirmed
 from ablate.errors import BaselineFailed, BudgetSpent, Reopened
 from ablate.execution.pool import Queue, QueueEvent
 from ablate.ledger import Ledger
@@ -182,18 +182,20 @@ class Stage:
 
         beside = [Arm(name=n, levels={**self.study.baseline, **levels}) for n, levels in self.study.references.items()]
         origin = Arm(name=BASELINE, levels=dict(self.study.baseline))
+        # On a tuning phase's fresh replicates the total effect would cost trials of its own; the confirmation tells it from unbiased ones.
+        told_later = isinstance(phase.design, Tune) and self.study.confirm
         given: dict[str, int] = {}
-        at_rungs: dict[int, dict[str, dict[int, float]]] = {}
+        at_rungs: dict[int, Evidence] = {}
         notes: list[str] = []
         while True:
             specs = {arm.name: specs_of(phase.name, arm, given.get(arm.name, 0)) for arm in arms}
             evidence = {name: self._metrics(found) for name, found in specs.items()}
             references = {arm.name: specs_of(REFERENCES, arm, given.get(BASELINE, 0)) for arm in beside}
-            origins = specs_of(REFERENCES, origin, given.get(BASELINE, 0))
+            origins = [] if told_later else specs_of(REFERENCES, origin, given.get(BASELINE, 0))
             if given and not any(self.study.objective.metric in metrics for metrics in evidence[BASELINE].values()):
                 raise BaselineFailed(self._why_failed(phase, specs[BASELINE], evidence[BASELINE]))
             of_references = {name: self._metrics(found) for name, found in references.items()}
-            same = _equal(specs) if given else []
+            same = _equal({arm.name: kept.get((phase.name, arm.name), []) for arm in arms}) if kept else []
             decided = allocate(self.study, phase, [arm.name for arm in arms], given, evidence, of_references, same, at_rungs)
             if not decided.more(given):
                 break
@@ -208,7 +210,7 @@ class Stage:
                 continue
             given = {arm: max(count, given.get(arm, 0)) for arm, count in decided.replicates.items()}
             with self.ledger.transaction():
-                wanted = {"study baseline": specs_of(REFERENCES, origin, given[BASELINE])}
+                wanted = {} if told_later else {"study baseline": specs_of(REFERENCES, origin, given[BASELINE])}
                 wanted |= {arm.name: specs_of(REFERENCES, arm, given[BASELINE]) for arm in beside}
                 wanted |= {arm.name: specs_of(phase.name, arm, given.get(arm.name, 0)) for arm in arms}
             self._complete(phase.name, wanted)
@@ -240,9 +242,7 @@ class Stage:
             with self.offers.kept_ready():
                 proposed = tuner.propose(told, size, lambda levels: self._infeasible(levels, refused))
             arms = [Arm(name=f"point {len(points) + i:02d}", levels=levels) for i, levels in enumerate(proposed)]
-            specs = {arm.name: self._specs(phase.name, arm, replicates) for arm in arms}
-            self._complete(phase.name, specs)
-            points += [verdict.point(self.study, a, self._metrics(specs[a.name]), replicates=len(replicates), also=also) for a in arms]
+            points += self._batch(phase, arms, replicates, also, halve=tune.halve)
             if len(proposed) < size:
                 break
         found = operating.operating(self.study, phase, tuner, points, refused)
@@ -256,6 +256,28 @@ class Stage:
         which = f"The tuned point is {how}." if levels is not None else "No point can be recommended, so none met the baseline."
         reason = f"{concluded.reason} {nowhere}{which}"
         return concluded.model_copy(update={"operating": found | {"how": how}, "reason": reason})
+
+    def _batch(self, phase: Phase, arms: Sequence[Arm], replicates: Sequence[int], also: Sequence[str], *, halve: bool) -> list[Point]:
+        """A batch of points on these replicates; where it is halved, the worse half on the first of them alone, and to the first rung."""
+        rung = min(self.study.rungs, default=None) if halve else None
+        specs = {arm.name: self._specs(phase.name, arm, replicates[:1] if halve else replicates) for arm in arms}
+        self._complete(phase.name, specs, rung)
+        at_rung: dict[str, Mapping[int, Metrics]] = {}
+        going = [arm.name for arm in arms]
+        if halve:
+            at_rung = {name: self._metrics(found) if rung is None else self._at_rung(found, rung) for name, found in specs.items()}
+            first = [verdict.point(self.study, arm, at_rung[arm.name], replicates=1, rung=rung) for arm in arms]
+            going = verdict.better_half(self.study, first)
+            specs |= {arm.name: self._specs(phase.name, arm, replicates) for arm in arms if arm.name in going}
+            self._complete(phase.name, {name: specs[name] for name in going})
+        points = []
+        for arm in arms:
+            short = None if arm.name in going else rung
+            found = self._metrics(specs[arm.name]) if short is None else at_rung[arm.name]
+            points.append(verdict.point(self.study, arm, found, replicates=len(specs[arm.name]), also=also, rung=short))
+        metric = self.study.objective.metric
+        shown = {name: found[replicates[0]][metric] for name, found in at_rung.items() if metric in found.get(replicates[0], {})}
+        return verdict.levelled(points, replicates, shown if rung is not None else None)
 
     def _infeasible(self, levels: list[Levels], refused: list[operating.Refused]) -> list[bool]:
         """Which of these points the trainer's preflight refuses; each is noted, with the reason."""
@@ -316,20 +338,22 @@ class Stage:
         records = ((spec.replicate, self.ledger.trial(spec.signature)) for spec in specs)
         return [replicate for replicate, one in records if one.state is trial.TrialState.FAILED and one.cause is trial.Cause.NAN]
 
-    def _at_rung(self, specs: Sequence[trial.TrialSpec], step: int) -> dict[int, float]:
-        """The objective of these trials at a rung, whether they paused there or went on."""
-        found = {}
+    def _at_rung(self, specs: Sequence[trial.TrialSpec], step: int) -> dict[int, Metrics]:
+        """Objective and guards of these trials at a rung, whether they paused there or went on; of those that report something by then."""
+        names = [self.study.objective.metric, *(guard.metric for guard in self.study.guards)]
+        found: dict[int, Metrics] = {}
         for spec in specs:
             number = self.ledger.trial(spec.signature).attempt
             files = trial.TrialFiles(self.root, spec.signature)
-            value = None if number is None else trial.at_rung(files.attempt(number), self.study.objective.metric, step)
-            if value is not None:
-                found[spec.replicate] = value
+            known = {} if number is None else trial.at_rung(files.attempt(number), names, step)
+            if known:
+                found[spec.replicate] = known
         return found
 
-    def _unheard(self, phase: Phase, step: int, values: Mapping[str, Mapping[int, float]]) -> str | None:
+    def _unheard(self, phase: Phase, step: int, values: Evidence) -> str | None:
         """Which arms have no value of the objective at a rung, so that it says nothing of them."""
-        silent = [arm for arm, found in values.items() if not found]
+        metric = self.study.objective.metric
+        silent = [arm for arm, found in values.items() if not any(metric in known for known in found.values())]
         if not silent:
             return None
         who, nobody = ("no trial", "no arm is") if len(silent) == len(values) else (f"no trial of {listed(silent)}", "they are not")

@@ -156,8 +156,13 @@ class Replicates(_Strict):
     """Replicates that an arm whose verdict is open may get."""
     condemn: int | None = Field(3, ge=1)
     """An arm that breaks the same guard in each of its first so many replicates gets no more; none: it gets `start` whatever they say."""
+    futile: int | None = Field(3, ge=2)
+    """From so many replicates on an arm whose predicted chance of adoption is small gets no more; none: only from `start` on."""
+    at_rungs: Literal["worse", "unlikely"] = "worse"
+    """Who stops at a rung for the objective: arms that are shown to be worse than the baseline there; or those too that would hardly be
+    adopted, were the end as the rung shows it. The second spares more, and loses more arms that start slowly."""
     check: float = Field(0.125, ge=0, le=1)
-    """Share of the arms condemned so, at least one, that run to `start` all the same, to see whether the rule was right; 0: none."""
+    """Share of the arms given up so, at least one, that run on all the same, to see whether the rule was right; 0: none."""
     first: int = Field(0, ge=0, lt=1000)
     """Number of the first replicate: another one gives fresh seeds."""
 
@@ -249,6 +254,9 @@ class Tune(_Strict):
     replicates: int | None = Field(None, ge=2)
     """Replicates of each point; none: as many as an arm's `start`. For the same trials more points with fewer replicates find more: the
     noise is taken from all points together. With a single one it would not be known, and the operating range too sure of itself."""
+    halve: bool = False
+    """Whether the worse half of each batch is measured no further than its first replicate; where the study has rungs, than the first of
+    them. It bounds the operating range all the same."""
     also: list[Goal] = []
     """Objectives beside the study's own, for a Pareto front; the study's own decides."""
 
@@ -265,10 +273,23 @@ class Tune(_Strict):
         """Sizes of the batches in which points are asked for; those of the first call stay as they were when more are added."""
         return [min(self.batch, count - start) for count in (self.tune, *self.more) for start in range(0, count, self.batch)]
 
+    def trials(self, replicates: int, points: int | None = None) -> int:
+        """Trials of so many points (none: of all), each measured on so many replicates at most."""
+        left, count = self.points if points is None else points, 0
+        for size in self.batches:
+            batch = min(size, left)
+            left -= batch
+            count += batch * replicates if not self.halve else batch + -(-batch // 2) * (replicates - 1)
+        return count
+
     @model_validator(mode="after")
     def _one_for_cmaes(self) -> Tune:
         if self.also and self.sampler == "cmaes":
             raise ValueError("also: expected one objective with sampler cmaes. Take tpe, gp, qmc, grid or random for several.")
+        if self.also and self.halve:
+            raise ValueError(
+                "halve: expected one objective, by which the worse half is told, but `also` names more. Leave one of them out."
+            )
         return self
 
 
@@ -411,7 +432,8 @@ class Study(_Strict):
     replicates: Replicates = Replicates()
     """How many paired replicates an arm gets."""
     rungs: list[Annotated[int, Field(ge=1)]] = []
-    """Steps before the end at which arms are compared and hopeless ones stop; the trainer must report the objective by then."""
+    """Steps before the end at which arms are compared; hopeless ones, and those that break a guard, stop. The trainer must report the
+    objective by then, and a guard's metric where it is to condemn anybody there."""
     budget: Budget = Budget()
     """What it may use in all."""
     alpha: float = Field(0.05, gt=0, lt=0.5)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -292,12 +292,15 @@ def read_metrics(files: AttemptFiles) -> list[tuple[int, dict[str, float]]]:
     return read_stream(files).rows
 
 
-def at_rung(files: AttemptFiles, metric: str, step: int) -> float | None:
-    """A metric at a rung: its last value up to that step; none where the stream has not come so far, or did not hold it by then."""
+def at_rung(files: AttemptFiles, metrics: Collection[str], step: int) -> dict[str, float]:
+    """These metrics at a rung: the last value of each up to that step; none of them where the stream has not come so far."""
     rows = read_metrics(files)
-    if not rows or rows[-1][0] < step:
-        return None
-    return next((row[metric] for at, row in reversed(rows) if at <= step and metric in row), None)
+    found: dict[str, float] = {}
+    if rows and rows[-1][0] >= step:
+        for at, row in rows:
+            if at <= step:
+                found |= {metric: row[metric] for metric in metrics if metric in row}
+    return found
 
 
 def metric_line(step: int, metrics: Mapping[str, float]) -> str:

@@ -30,7 +30,7 @@ from ablate.stats.looks import Looks
 from ablate.stats.sequential import Course, course
 from ablate.stats.stopping import cost_to_decide
 from ablate.study import BASELINE, CONFIRMATION, Arm, Phase, Study
-from ablate.words import between, listed, number, probability
+from ablate.words import between, counted, listed, number, probability
 
 
 def conclude(
@@ -83,7 +83,7 @@ def conclude(
     broken = {name: _broken_down(evidence.get(name, {}), metric, (diverged or {}).get(name, ()), sound) for name in rivals}
     total = {arm.name: against(arm.name, origin) for arm in arms}
     over = {reference: {name: against(name, found) for name in rivals} for reference, found in references.items()}
-    plan, given_up = study.replicates_of(phase), {*stops.condemned, *stops.hopeless}
+    plan, given_up = study.replicates_of(phase), {*stops.condemned, *stops.hopeless, *stops.bleak}
     looks, untested = Looks(plan.start, plan.at_most), len(given_up)
     tested = {name: pairs for name, pairs in benefits.items() if name not in given_up}
     family = _Family(
@@ -111,6 +111,8 @@ def conclude(
             stopped=stops.said.get(arm.name, ""),
             hopeless=arm.name in stops.hopeless,
             broken_down=broken.get(arm.name, []),
+            bleak=arm.name in stops.bleak,
+            at_rung=stops.seen.get(arm.name, {}),
         )
         for arm in sorted(arms, key=lambda arm: arm.name != BASELINE)
     ]
@@ -125,33 +127,79 @@ def conclude(
         points=list(points),
         looks=(plan.start, plan.at_most),
         stopped=dict(stops.said),
+        short=dict(stops.hopeless),
         checks=[
             Check(arm=one.name, replicates=one.replicates, confirmed=stops.checked[one.name]) for one in judged if one.name in stops.checked
         ],
     )
 
 
-def point(study: Study, arm: Arm, metrics: Mapping[int, Metrics], *, replicates: int, also: Sequence[str] = ()) -> Point:
+def point(
+    study: Study, arm: Arm, metrics: Mapping[int, Metrics], *, replicates: int, also: Sequence[str] = (), rung: int | None = None
+) -> Point:
     """A tuning point from its replicates.
 
     Args:
         replicates: How many were run. Points are compared over the same replicates, so one that lost some has no objective.
         also: Metrics of the design's further objectives.
+        rung: The step at which it was given up, that the metrics are from; guards that are not reported by then are not held against it.
     """
     values = series(metrics, study.objective.metric)
     complete = len(values) >= replicates and all(math.isfinite(v) for v in values.values())
-    guards = guard_states(study.guards, metrics)
+    guards = _guards(study, metrics, early=rung is not None)
     objective = mean(values.values()) if complete else None
     feasible = objective is not None and all(guard.holds for guard in guards)
     finite = {replicate: value for replicate, value in values.items() if math.isfinite(value)}
     others = [mean(series(metrics, metric).values()) for metric in also]
-    return Point(name=arm.name, levels=arm.levels, objective=objective, guards=guards, feasible=feasible, values=finite, others=others)
+    return Point(
+        name=arm.name, levels=arm.levels, objective=objective, guards=guards, feasible=feasible, values=finite, others=others, rung=rung
+    )
 
 
 def best_point(study: Study, points: Sequence[Point]) -> Point | None:
     """The feasible point with the best mean objective, the earlier one of equals; none where no point is feasible."""
     found = [point for point in points if point.feasible and point.objective is not None]
     return max(found, key=lambda point: study.objective.sign * (point.objective or 0.0), default=None)
+
+
+def _guards(study: Study, found: Mapping[int, Metrics], *, early: bool) -> list[GuardState]:
+    """All of the study's guards; at a rung those alone that are reported by then."""
+    return [guard for guard in guard_states(study.guards, found) if not early or guard.value is not None]
+
+
+def better_half(study: Study, points: Sequence[Point]) -> list[str]:
+    """Names of the better half (of an odd number, of one more) of some points: feasible ones first, then by objective."""
+    sign = study.objective.sign
+    known = [point for point in points if point.objective is not None]
+    order = sorted(known, key=lambda point: (not point.feasible, -sign * (point.objective or 0.0)))
+    return [point.name for point in order[: math.ceil(len(points) / 2)]]
+
+
+def levelled(points: Sequence[Point], replicates: Sequence[int], at_rung: Mapping[str, float] | None = None) -> list[Point]:
+    """Points of one batch, so that their objectives compare, by what those show that were measured on all replicates.
+
+    To one that was given up at a rung is added half of what those gained since: a worse point may gain nothing, or as much. And of one with
+    fewer replicates their own level is taken out. Where no point has all, they stay as they are.
+
+    Args:
+        at_rung: Point to the objective of its first replicate at the rung.
+    """
+    full = [point for point in points if point.rung is None and all(replicate in point.values for replicate in replicates)]
+    first = replicates[0]
+    gains = [point.values[first] - (at_rung or {})[point.name] for point in full if point.name in (at_rung or {})]
+    gain = mean(gains) or 0.0
+
+    def one(point: Point) -> Point:
+        values, guessed = point.values, 0.0
+        if point.rung is not None:
+            values, guessed = {replicate: value + gain / 2 for replicate, value in values.items()}, abs(gain) / math.sqrt(12)
+        held = [replicate for replicate in replicates if replicate in values]
+        if point.objective is None or not full or len(held) == len(replicates):
+            return point
+        shift = mean([(other.objective or 0.0) - sum(other.values[r] for r in held) / len(held) for other in full]) or 0.0
+        return point.model_copy(update={"objective": (mean(values.values()) or 0.0) + shift, "values": values, "guessed": guessed})
+
+    return [one(point) for point in points]
 
 
 @dataclass(frozen=True)
@@ -183,9 +231,11 @@ def _judge(
     stopped: str,
     hopeless: bool,
     broken_down: list[int],
+    bleak: bool,
+    at_rung: Mapping[int, Metrics],
 ) -> ArmVerdict:
     same = arm.name != BASELINE and benefit is None
-    guards = guard_states(study.guards, found)
+    guards = _guards(study, at_rung if hopeless else found, early=hopeless)
     references = [_reference(study, name, pairs, family.single_p[name].get(arm.name)) for name, pairs in over.items()]
     estimate = family.effects.get(arm.name)
     zero = Interval(mean=0.0, low=0.0, high=0.0)
@@ -197,8 +247,12 @@ def _judge(
     elif benefit is None:
         effect = zero
         verdict, reason = "reject", "It is the same trials as the baseline: its changes have no effect under these settings."
-    elif hopeless:
+    elif hopeless and not bleak:
         effect, verdict, reason = None, "reject", "Given up at a rung."
+    elif bleak and (hopeless or not any(guard.value is not None and not guard.holds for guard in guards)):
+        effect = _interval(study, benefit, None)
+        verdict, reason = "undecided", _bleak(study, effect, benefit)
+        cost = _cost(study, course(benefit, family.looks), family.members) if benefit.testable else None
     else:
         effect = _interval(study, benefit, estimate)
         verdict, reason = _decide(study, benefit, estimate, guards, references, family.adopted_p.get(arm.name), len(found))
@@ -292,6 +346,15 @@ def _decide(
     held = f"; {'the guard holds' if len(guards) == 1 else f'all {len(guards)} guards hold'}" if guards else ""
     beats = f"; better than {listed([r.name for r in references])}" if references else ""
     return "adopt", f"Better than the baseline: {said}{held}{beats}.{left_out}"
+
+
+def _bleak(study: Study, effect: Interval | None, benefit: Paired) -> str:
+    """What an arm showed that was given up before its first look."""
+    if effect is None:
+        return "Not tested."
+    alone = "" if effect.individual is None else f", by itself{between(*effect.individual)}"
+    mean = number(effect.mean, signed=True)
+    return f"Not tested: {study.objective.metric} {mean} over {counted(benefit.pairs, 'pair')}{alone}.{_left_out(benefit)}"
 
 
 def _cost(study: Study, seen: Course, members: int) -> str | None:

@@ -47,6 +47,8 @@ class Measured:
     """For one that is not: the guard or the finding."""
     name: str = ""
     """None: it is called by its number, from 1 on."""
+    guessed: float = 0.0
+    """Standard deviation of what is guessed in its objective, beside the noise of a replicate."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _usable(thresholds: Sequence[Threshold], points: Sequence[Measured]) -> tupl
         else:
             if len(finite) < len(point.objective):
                 dropped.append(f"{name}: {len(point.objective) - len(finite)} of its replicates, NaN or infinite")
-            usable.append(Measured(point.levels, finite or {0: 0.0}, point.feasible, point.why_not, name))
+            usable.append(Measured(point.levels, finite or {0: 0.0}, point.feasible, point.why_not, name, point.guessed))
     return usable, tuple(dropped)
 
 
@@ -179,13 +181,18 @@ def _means(points: Sequence[Measured]) -> Float[np.ndarray, " points"]:
 
 
 def _noise(points: Sequence[Measured]) -> Float[np.ndarray, " points"]:
-    """Variance of each point's mean: pooled over points; a replicate's own level drops out."""
+    """Variance of each point's mean: pooled over the points that were measured more than once; a replicate's own level drops out."""
     table = _table(points)
-    residual = table - np.nanmean(table, axis=1, keepdims=True)
-    residual = residual - np.nanmean(residual, axis=0, keepdims=True)
     counts = np.sum(np.isfinite(table), axis=1)
-    freedom = max(1, int(counts.sum()) - len(points) - table.shape[1] + 1)
-    return np.asarray(float(np.nansum(residual**2)) / freedom / counts)
+    guessed = np.array([point.guessed**2 for point in points])
+    table = table[counts > 1]
+    if not len(table):
+        return guessed
+    residual = table - np.nanmean(table, axis=1, keepdims=True)
+    seen = np.isfinite(residual).any(axis=0)
+    residual = residual[:, seen] - np.nanmean(residual[:, seen], axis=0, keepdims=True)
+    freedom = max(1, int(counts[counts > 1].sum()) - len(table) - residual.shape[1] + 1)
+    return np.asarray(float(np.nansum(residual**2)) / freedom / counts + guessed)
 
 
 def _unit(thresholds: Sequence[Threshold], points: Sequence[Measured]) -> Float[np.ndarray, "points factors"]:

@@ -136,8 +136,36 @@ def _varies(one: Course) -> bool:
     return one.tested and len(one.values) >= one.looks.start
 
 
+def early_chance(benefits: Mapping[str, Paired], arm: str, looks: Looks, level: float, smallest_effect: float) -> float | None:
+    """Predicted chance that an arm is adopted by the last look, asked before the first one; none from fewer than two pairs, or no spread.
+
+    Few pairs tell little of their own spread, so that of all arms together is taken, unless the arm's own is larger. It binds nobody and
+    adopts nobody: the error rate does not rest on it.
+
+    Args:
+        benefits: Every arm's paired benefits over the baseline, of the same replicates.
+        level: One-sided level at which the arm would have to be shown.
+    """
+    own = benefits[arm]
+    if own.pairs < 2:
+        return None
+    varied = [pairs for pairs in benefits.values() if pairs.pairs >= 2]
+    freedom = sum(pairs.pairs - 1 for pairs in varied)
+    pooled = math.sqrt(math.fsum(pairs.deviation**2 * (pairs.pairs - 1) for pairs in varied) / freedom)
+    spread = max((pooled, freedom), (own.deviation, own.pairs - 1))
+    values = np.array(list(own.differences.values()), dtype=float)
+    if not spread[0] > 0:
+        return None
+    return chance_of_adoption(values, looks, looks.critical(level), smallest_effect, spread=spread)
+
+
 def chance_of_adoption(
-    values: Float[np.ndarray, " pairs"], looks: Looks, critical: Float[np.ndarray, " looks"], smallest_effect: float, already: bool = False
+    values: Float[np.ndarray, " pairs"],
+    looks: Looks,
+    critical: Float[np.ndarray, " looks"],
+    smallest_effect: float,
+    already: bool = False,
+    spread: tuple[float, int] | None = None,
 ) -> float:
     """Predicted chance that a later look adopts, from 2,000 futures with a fixed seed: what is to come is drawn given what was seen.
 
@@ -145,15 +173,17 @@ def chance_of_adoption(
         values: Benefits so far, at least two that differ.
         critical: t at or above which each look rejects.
         already: Whether the benefit is shown and only its size is open.
+        spread: Standard deviation of a benefit and its degrees of freedom; none: of these values alone.
 
     Source: Spiegelhalter, Freedman & Blackburn 1986, Controlled Clinical Trials 7, 8-17 (predictive power), with the flat prior on mean and
     log spread.
     """
     noise = np.random.default_rng(20_230_402)
-    n, freedom = len(values), len(values) - 1
-    spread = values.std(ddof=1) * np.sqrt(freedom / noise.chisquare(freedom, (_FUTURES, 1)))
-    centre = values.mean() + spread / math.sqrt(n) * noise.standard_normal((_FUTURES, 1))
-    future = centre + spread * noise.standard_normal((_FUTURES, looks.at_most - n))
+    n = len(values)
+    deviation, freedom = spread or (float(values.std(ddof=1)), n - 1)
+    drawn = deviation * np.sqrt(freedom / noise.chisquare(freedom, (_FUTURES, 1)))
+    centre = values.mean() + drawn / math.sqrt(n) * noise.standard_normal((_FUTURES, 1))
+    future = centre + drawn * noise.standard_normal((_FUTURES, looks.at_most - n))
     all_ = np.concatenate([np.broadcast_to(values, (_FUTURES, n)), future], axis=1)
     shown, adopted = np.full(_FUTURES, already), np.zeros(_FUTURES, dtype=bool)
     for pairs, needed in zip(range(looks.start, looks.at_most + 1), critical, strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 
 REPORTS = Path(__file__).parents[2] / "studies" / "reports"
 
-DRAWN = (("solutions", "alone"), ("collapse", "flags"), ("robustness", "flags"), ("collapse_ct", "flags"))
+DRAWN = (("solutions", "alone"), ("collapse_exhaustive", "flags"), ("robustness", "flags"), ("collapse_ct", "flags"))
 """Study and phase."""
 
 COLOUR = {"adopt": "#0072b2", "reject": "#d55e00", "undecided": "#6b6b6b", "baseline": "#000000"}

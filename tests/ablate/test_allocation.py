@@ -3,76 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ablate.allocation import Allocation, allocate
-from ablate.conclusion import Conclusion
-from ablate.study import BASELINE, Arm, Study
-from ablate.verdict import conclude
-
-Results = dict[str, dict[int, dict[str, float]]]
-Draw = Callable[[str, int], dict[str, float] | None]
-"""Arm and replicate to final metrics; none: it failed."""
+from ablate.conclusion import Conclusion, Metrics
+from ablate.study import BASELINE, Study
+from benchmarks import early
+from benchmarks.early import Draw, played
 
 NOISE = [0.004, -0.006, 0.001, 0.003, -0.002, 0.005, -0.004, 0.002]
 
 
 def study(*, rungs: list[int] | None = None, **replicates: Any) -> Study:
-    return Study.model_validate(
-        {
-            "rungs": rungs or [],
-            "study": "toy",
-            "question": "Which?",
-            "trainer": {"callable": "a:b"},
-            "baseline": {"x": 0},
-            "references": {"untrained": {"steps": 0}},
-            "objective": {"metric": "score", "smallest_effect": 0.02},
-            "guards": [{"metric": "health", "at_least": 0.2}],
-            "replicates": {"start": 4, "at_most": 6, "condemn": 2, **replicates},
-            "phases": [{"name": "first", "design": "factorial", "factors": {"x": [0, 1]}}],
-        }
-    )
-
-
-def played(
-    found: Study, names: list[str], draw: Draw, early: Callable[[str, int, int], float] | None = None
-) -> tuple[Conclusion, dict[str, int], list[Allocation]]:
-    """A phase as the runner plays it."""
-    phase, given, results, taken = found.phases[0], dict[str, int](), Results(), []
-    at_rungs: dict[int, dict[str, dict[int, float]]] = {}
-    arms = [Arm(name=name, levels={"x": index}) for index, name in enumerate(names)]
-    while True:
-        evidence = {name: results.get(name, {}) for name in names}
-        references = {"untrained": results.get("untrained", {})}
-        decided = allocate(found, phase, names, given, evidence, references, (), at_rungs)
-        if not decided.more(given):
-            break
-        taken.append(decided)
-        if decided.until is not None:
-            assert early is not None
-            rows = decided.replicates.items()
-            at_rungs[decided.until] = {name: {r: early(name, r, decided.until) for r in range(count)} for name, count in rows}
-            continue
-        given = {name: max(count, given.get(name, 0)) for name, count in decided.replicates.items()}
-        for name, count in [*given.items(), ("untrained", given[BASELINE])]:
-            known = results.setdefault(name, {})
-            known |= {r: made for r in range(count) if r not in known and (made := draw(name, r)) is not None}
-    concluded = conclude(
-        found,
-        phase,
-        arms,
-        evidence,
-        origin=results[BASELINE],
-        references=references,
-        collapse={},
-        stops=decided.stops,
-        asked={name: range(count) for name, count in given.items()},
-    )
-    return concluded, given, taken
+    """Without the stop before the first look, and condemning after two replicates, unless a test says otherwise."""
+    return early.study(rungs=rungs, **{"condemn": 2, "futile": None, **replicates})
 
 
 def fixed(means: Mapping[str, float], *, spread: Mapping[str, float] | None = None, ill: tuple[str, ...] = ()) -> Draw:
@@ -117,10 +64,10 @@ def test_an_arm_is_not_condemned_by_a_replicate_that_failed() -> None:
     assert given["ill"] >= 4
 
 
-def slow_start(name: str, replicate: int, step: int) -> float:
+def slow_start(name: str, replicate: int, step: int) -> Metrics:
     """At a rung arm "late" and arm "worse" lie below the baseline."""
     base = {"late": 0.2, "worse": 0.1}.get(name, 0.3 + 0.001 * step * (name == "good"))
-    return base + 0.01 * replicate + NOISE[(replicate * 3 + len(name)) % 8]
+    return {"score": base + 0.01 * replicate + NOISE[(replicate * 3 + len(name)) % 8]}
 
 
 def test_an_arm_that_a_rung_shows_to_be_worse_stops_there_and_the_others_go_on() -> None:
@@ -131,7 +78,7 @@ def test_an_arm_that_a_rung_shows_to_be_worse_stops_there_and_the_others_go_on()
     assert given == {BASELINE: 4, "good": 4, "worse": 0}
     worse = concluded.arm("worse")
     assert (worse.verdict, worse.effect) == ("reject", None)
-    assert worse.reason == "Given up at a rung. Stopped at step 20: score -0.197 there, worse than the baseline (4 pairs)."
+    assert worse.reason == "Given up at a rung. Stopped at step 20: score -0.197 there, worse than the baseline (3 pairs)."
     assert concluded.winner == "good"
 
 
@@ -218,58 +165,120 @@ def test_planted_effects_are_found_with_fewer_trials_than_the_fixed_design() -> 
     assert np.mean([trials for _, trials in outcomes]) < 0.85 * 9 * 6
 
 
-def raced(seed: int, final: Mapping[str, float], at_rung: Mapping[str, float], alike: float, *, check: float) -> tuple[Conclusion, float]:
-    """A phase with one rung; noise there goes with the noise at the end. Effects in standard deviations of the noise.
-
-    Args:
-        alike: Correlation of an arm's noise at the rung with its noise at the end.
-
-    Returns:
-        The conclusion, and the share of runs to the end that were spared beside the same phase without a rung.
-    """
-    noise = np.random.default_rng(seed)
-    drawn: dict[tuple[str, int, str], float] = {}
-
-    def own(name: str, replicate: int, when: str) -> float:
-        return drawn.setdefault((name, replicate, when), float(noise.standard_normal()))
-
-    def draw(name: str, replicate: int) -> dict[str, float]:
-        return {"score": final.get(name, 0.0) + own(name, replicate, "end"), "health": 1.0}
-
-    def early(name: str, replicate: int, step: int) -> float:
-        mixed = alike * own(name, replicate, "end") + math.sqrt(1 - alike**2) * own(name, replicate, f"at {step}")
-        return at_rung.get(name, 0.0) + mixed
-
-    names = [BASELINE, *(name for name in final if name != "untrained")]
-    concluded, given, _ = played(study(rungs=[20], check=check), names, draw, early)
-    _, without, _ = played(study(), names, draw)
-    return concluded, 1 - sum(given.values()) / sum(without.values())
-
-
-RACE = {"null 0": 0.0, "null 1": 0.0, "null 2": 0.0, "bad 0": -8.0, "bad 1": -8.0, "bad 2": -8.0, "good": 8.0, "untrained": -40.0}
-
-
 @pytest.mark.slow
 def test_a_rung_stops_few_good_arms_adopts_none_and_spares_runs() -> None:
     """Effects at the rung are a quarter of those at the end, its noise goes with theirs by .6."""
-    studies = 120
-    outcomes = [raced(seed, RACE, {arm: effect / 4 for arm, effect in RACE.items()}, 0.6, check=0.125) for seed in range(studies)]
-    stopped = np.mean(["Stopped at step" in concluded.arm("good").reason for concluded, _ in outcomes])
-    wrong = np.mean([any(arm.verdict == "adopt" for arm in concluded.arms if arm.name != "good") for concluded, _ in outcomes])
-    error = 2 * math.sqrt(0.05 * 0.95 / studies)
-    assert stopped <= 0.05 + error
-    assert wrong <= 0.05 + error
-    assert np.mean([spared for _, spared in outcomes]) > 0.05
+    phases = 120
+    found = early.raced(phases, {arm: effect / 4 for arm, effect in early.RACE.items()}, 0.125)
+    error = 2 * math.sqrt(0.05 * 0.95 / phases)
+    assert found.stopped <= 0.05 + error
+    assert found.wrong <= 0.05 + error
+    assert found.spared > 0.02
 
 
 @pytest.mark.slow
 def test_a_slow_starter_is_lost_unless_it_is_among_the_checked() -> None:
     """What the rule cannot know: an arm that is clearly worse at the rung and best at the end. Checking all of them finds it."""
-    at_rung = {arm: effect / 4 for arm, effect in RACE.items()} | {"good": -8.0}
-    kept = {
-        check: np.mean([raced(seed, RACE, at_rung, 0.6, check=check)[0].arm("good").verdict == "adopt" for seed in range(40)])
-        for check in (0.0, 0.125, 1.0)
-    }
-    assert kept[0.0] < 0.1
+    at_rung = {arm: effect / 4 for arm, effect in early.RACE.items()} | {"good": -8.0}
+    kept = {check: early.raced(40, at_rung, check).adopted for check in (0.0, 0.125, 1.0)}
+    assert kept[0.0] < 0.2
     assert kept[0.0] <= kept[0.125] <= kept[1.0]
     assert kept[1.0] > 0.9
+
+
+def ill_at_rung(name: str, replicate: int, step: int) -> Metrics:
+    return {**slow_start(name, replicate, step), "health": 0.1 + 0.01 * replicate if name.startswith("ill") else 0.5}
+
+
+def test_an_arm_that_breaks_a_guard_at_a_rung_in_every_replicate_stops_there_and_one_checks_the_rule() -> None:
+    draw = fixed({BASELINE: 0.3, "good": 0.5, "ill": 0.7, "ill too": 0.7, "untrained": 0.2}, ill=("ill", "ill too"))
+    names = [BASELINE, "good", "ill", "ill too"]
+    concluded, given, taken = played(study(rungs=[20], condemn=3), names, draw, ill_at_rung)
+    assert taken[0].replicates == dict.fromkeys(names, 3), "no more are run to a rung than condemn there"
+    assert sorted([given["ill"], given["ill too"]]) == [0, 3], "the check ends where the same guard condemns it at the end"
+    stopped = next(name for name in ("ill", "ill too") if given[name] == 0)
+    assert concluded.short == {stopped: 20}
+    assert [concluded.arm(name).verdict for name in ("good", "ill", "ill too")] == ["adopt", "reject", "reject"]
+    assert "Stopped at step 20: health >= 0.2 is broken (0.1, 0.11, 0.12) in each of 3 replicates there." in concluded.arm(stopped).reason
+    assert [(check.arm == stopped, check.confirmed) for check in concluded.checks] == [(False, True)]
+    assert [(guard.metric, guard.value) for guard in concluded.arm(stopped).guards] == [("health", pytest.approx(0.11))]
+
+
+def test_an_arm_unlikely_to_be_adopted_stops_at_a_rung_only_where_the_study_asks_for_it() -> None:
+    draw = fixed({BASELINE: 0.3, "good": 0.5, "flat": 0.3, "flat too": 0.3, "untrained": 0.2})
+
+    def early_(name: str, replicate: int, step: int) -> Metrics:
+        return {"score": 0.3 + 0.1 * (name == "good") + 0.01 * replicate + NOISE[(3 * replicate + len(name)) % 8]}
+
+    names = [BASELINE, "good", "flat", "flat too"]
+    assert min(played(study(rungs=[20], check=0), names, draw, early_)[1].values()) >= 3
+    concluded, given, _ = played(study(rungs=[20], at_rungs="unlikely", check=0), names, draw, early_)
+    assert (given["flat"], given["flat too"]) == (0, 0)
+    flat = concluded.arm("flat")
+    assert (flat.verdict, flat.effect, flat.p_adjusted) == ("undecided", None, None)
+    assert flat.reason.startswith("Not tested. Stopped at step 20: score ")
+    assert flat.reason.endswith("were the end like that, the chance of adoption by 6 would be 0 %.")
+    assert concluded.arm("good").verdict == "adopt"
+    checked, given, _ = played(study(rungs=[20], at_rungs="unlikely", condemn=3), names, draw, early_)
+    assert sorted([given["flat"], given["flat too"]])[0] == 0, "one of the two goes on to the end"
+    assert [check.confirmed for check in checked.checks] == [True]
+
+
+def test_an_arm_that_is_well_in_the_end_shows_that_the_rung_condemned_too_early() -> None:
+    draw = fixed({BASELINE: 0.3, "ill": 0.5, "ill too": 0.5, "untrained": 0.2})
+    concluded, given, _ = played(study(rungs=[20]), [BASELINE, "ill", "ill too"], draw, ill_at_rung)
+    assert min(given.values()) >= 4
+    assert [check.confirmed for check in concluded.checks] == [False]
+    assert [concluded.arm(name).verdict for name in ("ill", "ill too")] == ["adopt", "adopt"]
+
+
+def test_a_guard_that_the_trainer_does_not_report_at_a_rung_condemns_nobody_there() -> None:
+    draw = fixed({BASELINE: 0.3, "ill": 0.5, "untrained": 0.2}, ill=("ill",))
+    _, given, taken = played(study(rungs=[20], check=0), [BASELINE, "ill"], draw, slow_start)
+    assert taken[1].replicates["ill"] == 2
+    assert given["ill"] == 2, "it is condemned at the end"
+
+
+def test_an_arm_without_prospect_stops_before_its_first_look_and_is_neither_adopted_nor_rejected() -> None:
+    draw = fixed({BASELINE: 0.3, "good": 0.5, "poor": 0.25, "untrained": 0.2})
+    concluded, given, _ = played(study(futile=3), [BASELINE, "good", "poor"], draw)
+    assert given == {BASELINE: 4, "good": 4, "poor": 3}
+    poor = concluded.arm("poor")
+    assert (poor.verdict, poor.p_adjusted) == ("undecided", None)
+    assert poor.effect is not None
+    assert (poor.effect.low, poor.effect.high) == (None, None)
+    assert poor.reason.startswith("Not tested: score -0.0")
+    assert "over 3 pairs, by itself (" in poor.reason
+    assert "Stopped after 3 replicates, before its first look at 4: the predicted chance of adoption by 6 is 0 %." in poor.reason
+    assert concluded.arm("good").verdict == "adopt"
+
+
+def test_arms_that_stop_before_their_first_look_still_count_in_the_correction() -> None:
+    draw = fixed({BASELINE: 0.3, "good": 0.5, "poor": 0.25, "untrained": 0.2})
+    p = {futile: played(study(futile=futile), [BASELINE, "good", "poor"], draw)[0].arm("good").p_adjusted for futile in (None, 3)}
+    alone = played(study(), [BASELINE, "good"], draw)[0].arm("good").p_adjusted
+    assert p[None] == p[3]
+    assert p[3] == pytest.approx(2 * (alone or 0))
+
+
+def test_an_arm_that_breaks_its_guard_on_the_mean_is_rejected_also_where_it_has_no_prospect() -> None:
+    def draw(name: str, replicate: int) -> Metrics:
+        return {
+            "score": 0.3 - 0.1 * (name == "poor") + NOISE[replicate],
+            "health": 0.1 + 0.11 * (replicate == 0) if name == "poor" else 0.5,
+        }
+
+    concluded, given, _ = played(study(futile=3, condemn=3), [BASELINE, "poor"], draw)
+    assert given["poor"] == 3
+    assert concluded.arm("poor").verdict == "reject"
+    assert concluded.arm("poor").reason.startswith("Guard broken")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("futile", [2, 3])
+def test_the_stop_before_the_first_look_spares_trials_and_loses_few_good_arms(futile: int) -> None:
+    noise = early.Noise({"good 0": 3.0, "null 0": 3.0})
+    before, after = (early.prospects(40, 8.0, noise, count) for count in (None, futile))
+    assert after.trials < before.trials - 4
+    assert after.power > before.power - 0.1
+    assert after.wrong <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 40)

@@ -66,8 +66,8 @@ def test_the_collapse_study_counts_each_signature_once(study: Study, offers: Off
     assert found["weighting"] == (7, 6 * most + most - start), "the carried winner may have stopped at the start"
     points = study.phases[2].design
     assert isinstance(points, Tune)
-    fresh = 2 + 2  # the tuned point and what is carried; the study's baseline and its reference beside them
-    assert found["thresholds"] == (points.tune + 2, points.tune * (points.replicates or start) + fresh * most)
+    fresh = 2 + 1  # the tuned point and what is carried, and the reference; the study's baseline waits for the confirmation
+    assert found["thresholds"] == (points.tune + 2, points.trials(points.replicates or start) + fresh * most)
     assert found["confirmation"] == (2, (2 + 1) * most)
 
 

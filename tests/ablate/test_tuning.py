@@ -218,3 +218,102 @@ def test_points_are_not_added_to_a_call_that_has_not_ended(offers: Path) -> None
         runner.run(once, runs, Nobody())
     with pytest.raises(StudyError, match="has not ended"):
         tuning_study(study, runs, 4)
+
+
+PAUSING = """
+import json, random
+from pathlib import Path
+
+def train(config, run):
+    kept = run.directory / "step.json"
+    step = json.loads(kept.read_text()) if kept.exists() else 0
+    score = 1.0 - abs(config["x"] - 0.5) + random.Random(f"{config['seed']} {config['x']}").gauss(0, 0.01) + 0.1 * config["seed"]
+    while step < 4:
+        step += 1
+        shown = {"score": score * step / 4, "health": 1.0}
+        kept.write_text(json.dumps(step))
+        if not run.report(step, shown):
+            break
+    return shown
+"""
+
+
+@pytest.mark.parametrize("rungs", [[], [2]])
+def test_the_worse_half_of_a_batch_is_measured_once_and_no_further_than_the_first_rung(offers: Path, rungs: list[int]) -> None:
+    (offers / "plateau_trainer.py").write_text(PAUSING)
+    document = a_study({"x": X}, guards=True, sampler="qmc", tune=8, replicates=2, halve=True).model_dump(mode="json", by_alias=True)
+    found = document_of(Study.model_validate({**document, "rungs": rungs}), offers)
+    (phase,) = found["phases"]
+    full, short = ([point for point in phase["points"] if len(point["values"]) == count] for count in (2, 1))
+    assert (len(full), len(short)) == (4, 4)
+    assert [point["rung"] for point in full + short] == [None] * 4 + (rungs or [None]) * 4
+    assert all(point["feasible"] for point in phase["points"])
+    for batch in (phase["points"][:4], phase["points"][4:]):
+        worst = min(abs(point["levels"]["x"] - 0.5) for point in batch if point in short)
+        assert worst > max(abs(point["levels"]["x"] - 0.5) for point in batch if point in full) - 0.02
+    for point in phase["points"]:
+        truth = 1.0 - abs(point["levels"]["x"] - 0.5) + 0.05  # of both replicates together
+        assert point["objective"] == pytest.approx(truth, abs=0.05 if not rungs else 0.3)
+    runs = [json.loads(line) for path in offers.glob("runs/trials/*/attempts/*/metrics.jsonl") for line in path.read_text().splitlines()]
+    assert sum(row["step"] == 4 for row in runs) == 8 + (0 if rungs else 4) + 2 * 3
+    assert 0.3 < phase["operating"]["recommended_levels"]["x"] < 0.7
+    assert f"over 8 points and {phase['operating'] and 12} trials" in found["fairness"]["sentence"]
+    said = " ".join(phase["operating"]["sentences"])
+    assert "4 points of 8 were the worse half of their batch and measured " + ("up to step 2 alone" if rungs else "once") in said
+    assert "Left out" not in said
+
+
+def test_halving_needs_one_objective() -> None:
+    with pytest.raises(ValueError, match="halve: expected one objective, by which the worse half is told"):
+        a_study({"x": X}, halve=True, also=[{"metric": "cost"}])
+
+
+def test_the_studys_own_baseline_is_not_trained_again_on_fresh_replicates_where_a_confirmation_follows(offers: Path) -> None:
+    document = a_study({"x": X}, sampler="qmc", tune=12, baseline={"width": 2}).model_dump(mode="json", by_alias=True)
+    first = {"name": "width", "design": "one_at_a_time", "factors": {"x": [0.05, 0.2]}}
+    document["phases"] = [first, *document["phases"]]
+    for confirm in (True, False):
+        study = Study.model_validate({**document, "study": f"confirm_{confirm}", "confirm": confirm})
+        found = document_of(study, offers)
+        tuned = next(arm for arm in found["phases"][1]["arms"] if arm["name"] == "tuned")
+        assert (tuned["total_effect"] is None) == confirm
+        assert tuned["verdict"] == "adopt"
+    assert "confirmation" in [
+        phase["name"]
+        for phase in document_of(Study.model_validate({**document, "study": "confirm_True", "confirm": True}), offers)["phases"]
+    ]
+
+
+def test_an_arm_with_the_baselines_own_trials_is_not_given_up_at_a_rung(offers: Path) -> None:
+    """Its guards are those of the baseline, and it counts in no correction."""
+    source = PAUSING.replace('"health": 1.0', '"health": 1.0 if config["x"] > 0.3 else 0.1')
+    (offers / "plateau_trainer.py").write_text(source + "\ndef inert(config):\n    return ['y']\n")
+    document = a_study({"x": X}, guards=True).model_dump(mode="json", by_alias=True)
+    document["trainer"]["inert"] = "plateau_trainer:inert"
+    document["baseline"] = {"x": 0.05, "y": 0}
+    document["phases"] = [{"name": "flags", "design": "factorial", "set": {"y": 1}, "factors": {"x": [0.05, 0.2, 0.4]}}]
+    found = document_of(Study.model_validate({**document, "rungs": [2]}), offers)
+    arms = {arm["name"]: arm for arm in found["phases"][0]["arms"]}
+    same = next(arm for arm in arms.values() if arm["same_trials_as_baseline"])
+    assert same["reason"].startswith("It is the same trials as the baseline")
+    assert arms["x=0.4"]["verdict"] == "adopt"
+    assert found["phases"][0]["short"] == {}, "of the one arm that breaks its guard there the end is looked at, to check the rule"
+    assert [check["arm"] for check in found["phases"][0]["checks"]] == ["x=0.2"]
+
+
+def test_the_answer_tells_which_arms_stopped_at_a_rung_for_want_of_promise(offers: Path) -> None:
+    (offers / "plateau_trainer.py").write_text(PAUSING)
+    document = a_study({"x": X}).model_dump(mode="json", by_alias=True)
+    document["phases"] = [{"name": "levels", "design": "one_at_a_time", "factors": {"x": [0.05, 0.04, 0.03]}}]
+    document["replicates"] |= {"at_rungs": "unlikely", "check": 0}
+    found = document_of(Study.model_validate({**document, "rungs": [2]}), offers)
+    short = list(found["phases"][0]["short"])
+    assert len(short) >= 1
+    told = [arm for arm in found["phases"][0]["arms"] if arm["name"] in short and arm["verdict"] == "undecided"]
+    assert len(told) >= 1
+    assert "stopped at a rung for want of promise there: " in found["answer"]["headline"][0]
+    assert "could not be judged" not in found["answer"]["headline"][0]
+    kept = " ".join(found["answer"]["warnings"])
+    assert "would show after step 2 is not known: an arm that starts slowly may be among them." in kept
+    assert "Nothing is known of" not in kept
+    assert found["problems"] == []

@@ -6,12 +6,14 @@ import os
 import statistics
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 
-from benchmarks import crops, indexing, metric_points, overhead, peer_step, report, tuning
+from benchmarks import crops, indexing, metric_points, overhead, peer_step, report, tuning, verdicts
 from benchmarks.side import have_peers
 from trainer.config import from_mapping
 from trainer.data import foreground_mask, load_scans
@@ -66,10 +68,22 @@ def test_points_measured_twice_find_as_much_as_points_measured_four_times_and_kn
     """At half of the trials, with generous bounds."""
     found = {}
     for replicates in (2, 4):
-        found[replicates] = [one for seed in range(40) if (one := tuning.tuned(tuning.cliff, 12, replicates, seed)) is not None]
+        found[replicates] = [
+            one for seed in range(40) if (one := tuning.tuned(tuning.cliff, tuning.Design(12, replicates), seed)) is not None
+        ]
     lacking = {replicates: statistics.mean(one.lacking for one in some) for replicates, some in found.items()}
     assert lacking[2] < max(0.5, 2 * lacking[4])
     assert statistics.mean(one.off**2 for one in found[2]) < 2**2
+
+
+def test_the_worse_half_of_the_points_may_stop_at_a_rung_where_half_of_an_effect_shows() -> None:
+    """A quarter of the trials less, with generous bounds."""
+    whole, halved = tuning.Design(12, 2), tuning.Design(12, 2, halve=True, rung=0.3)
+    assert halved.trials < 0.75 * whole.trials
+    found = {design: [one for seed in range(40) if (one := tuning.tuned(tuning.cliff, design, seed))] for design in (whole, halved)}
+    lacking = {design: statistics.mean(one.lacking for one in some) for design, some in found.items()}
+    assert lacking[halved] < max(0.6, 2 * lacking[whole])
+    assert statistics.mean(one.off**2 for one in found[halved]) < 2**2
 
 
 def cpu_s(*command: str) -> float:
@@ -98,3 +112,16 @@ def test_the_report_of_500_trials_is_small_and_opens_hardly_later_than_one_of_fe
     assert long.stat().st_size < 15e6
     one, other = (statistics.median(taken.first_s for taken in found) for found in report.openings([short, long], 3))
     assert other < 3 * one
+
+
+def test_the_first_phase_is_decided_as_by_all_its_trials_with_fewer_steps_than_the_pruners_take() -> None:
+    """On the trials that were really run."""
+    trials = verdicts.kept()
+    whole, _, sparing = (verdicts.ours(rules, trials) for rules in verdicts.RULES.values())
+    assert len(whole.adopted) == 2
+    assert sparing.adopted == whole.adopted
+    assert sparing.steps < 0.6 * whole.steps
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        assert all(sparing.steps < pruner(trials, 0).steps for pruner in verdicts.PRUNERS.values())

@@ -165,3 +165,19 @@ def test_a_range_that_rests_on_predicted_means_alone_says_so() -> None:
     assert noisy.sentences[0].startswith("Nowhere is the objective within the smallest effect of the best with probability 0.9")
     assert "ablate tune STUDY --points N" in noisy.sentences[0]
     assert not any("Nowhere" in sentence for sentence in operating_range([HU, RATIO], measured(), 0.1).sentences)
+
+
+def test_points_measured_once_leave_the_noise_and_the_level_of_a_replicate_to_the_others() -> None:
+    def measured_on(counts: tuple[int, int]) -> list[Measured]:
+        level, draw = (0.0, 3.0), np.random.default_rng(2)
+        rows = [(p, 0.001 * draw.standard_normal(2)) for p in measured(24, noise=0.0) if p.levels[RATIO.name] < 0.65]
+        return [
+            Measured(p.levels, {r: p.objective[0] + level[r] + float(noise[r]) for r in range(counts[k % 2])}, True)
+            for k, (p, noise) in enumerate(rows)
+        ]
+
+    both, halved = (operating_range([HU, RATIO], measured_on(counts), 0.1) for counts in ((2, 2), (2, 1)))
+    assert both.deviation is not None
+    assert halved.deviation is not None
+    assert halved.deviation < 5 * both.deviation, "the level of a replicate that some points lack is no noise"
+    assert halved.predicted == pytest.approx(both.predicted, abs=0.02)
