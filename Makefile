@@ -48,7 +48,7 @@ bench: $(addprefix bench-,$(BENCHMARKS))
 
 # All together in less than 40 minutes: smaller sizes of what takes longest; alone each runs at its full size (arguments: ARGS="...").
 bench: ARGS_first_step = studies/collapse.yaml 3
-bench: ARGS_step = --repetitions 3 --threads 1
+bench: ARGS_step = --repetitions 3 --sides 2x1 1x2
 bench: ARGS_step_floor = --repetitions 3 --steps 30 --threads 1
 bench: ARGS_peer_step = 5 --threads 2 --of 0 2 4 5
 bench: ARGS_sequential = 4000

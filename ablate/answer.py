@@ -73,7 +73,7 @@ class Answer(_Frozen):
         said = list(self.headline)
         if self.changes:
             said += ["", "Change in the config:"]
-            said += [f"  {change.path}: {_level(change.becomes)}   (was {_level(change.was)})" for change in self.changes]
+            said += [f"  {change.path}: {level(change.becomes)}   (was {level(change.was)})" for change in self.changes]
         if self.questions:
             said += ["", f"For {self.subject}, against the study's baseline:"]
             said += [f"  {question.sentence}" for question in self.questions]
@@ -301,5 +301,5 @@ def _unpaired(found: Mapping[int, Metrics], origin: Mapping[int, Metrics], pairs
     return f" Left out for a missing or not finite value: replicate{'s' if len(lost) > 1 else ''} {', '.join(lost)}."
 
 
-def _level(value: Level) -> str:
+def level(value: Level) -> str:
     return {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)

@@ -84,7 +84,10 @@ def _undecided(study: Study, conclusions: Sequence[Conclusion]) -> list[str]:
         for name, arm in open_
         if arm.p_adjusted is not None and arm.p_adjusted < study.alpha and any(not reference.compared for reference in arm.references)
     ]
-    undecided = [name for name, _ in open_ if name not in {*idle, *lost, *unguarded, *alone}]
+    survivors = [
+        name for name, arm in open_ if arm.broken_down and arm.p_adjusted is not None and arm.p_adjusted < study.alpha and name not in alone
+    ]
+    undecided = [name for name, _ in open_ if name not in {*idle, *lost, *unguarded, *alone, *survivors}]
     said = []
     if undecided:
         said.append(
@@ -102,6 +105,10 @@ def _undecided(study: Study, conclusions: Sequence[Conclusion]) -> list[str]:
         said.append(f"Not judged for want of a guard's metric: {listed(unguarded)}. Let the trainer return it, or name the one it returns.")
     if alone:
         said.append(f"Better than the baseline, but not compared with every reference: {listed(alone)}. Mend what is missing above.")
+    if survivors:
+        said.append(
+            f"Better only where training did not break down: {listed(survivors)}. Find what stops the breakdown before more replicates."
+        )
     if idle:
         said.append(f"Equal to their baseline in every replicate, so without effect under these settings: {listed(idle)}.")
     return said

@@ -90,6 +90,8 @@ class ArmVerdict(_Frozen):
     same_trials_as_baseline: bool = False
     cost_to_decide: str | None = None
     """What deciding would take, for an undecided arm with a spread."""
+    broken_down: list[int] = []
+    """Replicates in which its objective was NaN or infinite, or its training ended by that, and the baseline's was not: never adopted."""
 
     @property
     def healthy(self) -> bool:

@@ -161,7 +161,7 @@ def _drafts(phase: Phase, carried: Levels) -> Iterator[_Draft]:
     elif phase.design == "leave_one_out":
         yield _Draft(ALL_ON, _together(switches))
         for switch in switches:
-            yield _Draft(f"without {_short(switch, switches)}", _together([s for s in switches if s is not switch]))
+            yield _Draft(without(_short(switch, switches)), _together([s for s in switches if s is not switch]))
     else:
         yield from _path(switches, {**carried, **phase.set})
 
@@ -183,6 +183,11 @@ def _path(switches: Sequence[_Switch], ground: Levels) -> Iterator[_Draft]:
                 held = {**held, **levels}
                 steps += 1
                 yield _Draft(label if steps == 1 else f"up to {label}", dict(held))
+
+
+def without(name: str) -> str:
+    """The arm of a leave-one-out design that lacks this component."""
+    return f"without {name}"
 
 
 def _together(switches: Sequence[_Switch]) -> Levels:

@@ -7,6 +7,9 @@ AblateError
 ├── TrainerError        the trainer the study names cannot be imported or breaks its contract; exit code 2
 ├── StudyBusy           another controller runs this study; exit code 2
 ├── LedgerError         the ledger cannot be read or written; exit code 2
+│   └── LedgerFull      for want of space; exit code 3, resumable
+├── DiskFull            a file could not be written for want of space; exit code 3, resumable
+├── NotWritable         a file could not be written, or read, because of what it or its folder is; exit code 2
 ├── BaselineFailed      no replicate of the arm that all others pair with reports the objective; exit code 1
 ├── BudgetSpent         the budget is used up before the study ended; exit code 3, resumable
 ├── Interrupted         the user stopped the run; exit code 3, resumable
@@ -15,6 +18,7 @@ AblateError
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 
@@ -54,10 +58,43 @@ class LedgerError(AblateError):
     """The ledger cannot be read or written."""
 
 
+class DiskFull(AblateError):
+    """A file could not be written for want of space, or of quota."""
+
+    exit_code = 3
+
+
+class NotWritable(AblateError):
+    """A file could not be written, or read, because of what it or its folder is."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
+
+def of_the_disk(error: OSError) -> AblateError | None:
+    """What the file system says no to, as a message that mends; None: something else is wrong."""
+    where, what = error.filename or "a file of this run", error.strerror or str(error)
+    if error.errno in _FULL:
+        return DiskFull(
+            f"{where}: expected space on the disk but got: {what}. "
+            "Nothing that is recorded is lost: free some, and run the same command again."
+        )
+    if error.errno in _CLOSED:
+        return NotWritable(f"{where}: expected a file or folder that may be written but got: {what}. Choose another place with --runs.")
+    return None
+
+
 class BaselineFailed(AblateError):
     """No replicate of the arm that all others pair with has a result, or reports the objective, so nothing can be decided."""
 
     exit_code = 1
+
+
+class LedgerFull(LedgerError):
+    """The ledger cannot be written for want of space."""
+
+    exit_code = 3
 
 
 class BudgetSpent(AblateError):

@@ -10,7 +10,7 @@ from typing import Any
 from ablate import design
 from ablate.conclusion import Conclusion, Evidence, series
 from ablate.stats import factorial, pairing
-from ablate.stats.attribution import Attribution, Components, attribute
+from ablate.stats.attribution import Attribution, Components, attribute, losses, losses_in_words
 from ablate.stats.looks import Looks
 from ablate.stats.power import POWER, detectable, noise_floor, replicates_needed
 from ablate.study import BASELINE, CONFIRMATION, Arm, Level, Levels, Phase, Study, Tune
@@ -31,11 +31,12 @@ def of_phase(study: Study, conclusion: Conclusion, evidence: Evidence, at_rung: 
             told of the longest training that all of them have.
 
     Returns:
-        `factorial` (in such a phase), `pairing` and `noise`; None for what these results cannot tell.
+        `factorial`, `left_out` (in such phases), `pairing` and `noise`; None for what these results cannot tell.
     """
     phase = study.phase(conclusion.phase)
     return {
         "factorial": _factorial(study, phase, conclusion, evidence if at_rung is None else at_rung),
+        "left_out": _left_out(study, phase, conclusion, evidence if at_rung is None else at_rung),
         "pairing": _pairing(study, conclusion, evidence),
         "noise": _noise(study, phase, conclusion, evidence),
     }
@@ -59,6 +60,22 @@ def _so_far(steps: Iterable[int]) -> list[str]:
     """Of which training a comparison speaks that needs arms which a rung gave up."""
     step = min(steps, default=None)
     return [] if step is None else [f"What follows is as it stood at step {step}, where arms were given up: all that it needs came so far."]
+
+
+def _left_out(study: Study, phase: Phase, conclusion: Conclusion, evidence: Evidence) -> dict[str, Any] | None:
+    """What the arm with everything on loses without each component; of a winner with everything on `attribution` tells it."""
+    if phase.design != "leave_one_out" or conclusion.winner == design.ALL_ON:
+        return None
+    found = {arm.name: series(evidence.get(arm.name, {}), study.objective.metric) for arm in conclusion.arms}
+    without = {name: found[arm] for name in design.switches(phase) if (arm := design.without(name)) in found}
+    if design.ALL_ON not in found or not without:
+        return None
+    shares, needs = losses(found[design.ALL_ON], without, study.alpha, study.objective.smallest_effect, study.objective.sign)
+    return {
+        "without": [asdict(share) for share in shares],
+        "needs": needs,
+        "sentences": [*_gains(study), *_so_far(conclusion.short.values()), *losses_in_words(shares, needs, f"the arm {design.ALL_ON}")],
+    }
 
 
 def _gains(study: Study) -> list[str]:
@@ -149,9 +166,10 @@ def attribution(
     if not 2 <= len(components) <= MOST_COMPONENTS:
         return None
     cells: dict[Components, dict[int, float]] = {}
+    origin = {path: level for conclusion in reversed(phases) for path, level in study.phase(conclusion.phase).off.items()} | study.baseline
     for conclusion in phases:
         for arm in conclusion.arms:
-            on = _cell(study, arm.levels, components, ignored)
+            on = _cell(origin, arm.levels, components, ignored)
             if on is not None:
                 values = series(evidence.get(conclusion.phase, {}).get(arm.name, {}), study.objective.metric)
                 cells.setdefault(on, {}).update({r: v for r, v in values.items() if math.isfinite(v)})
@@ -177,6 +195,7 @@ def _components(study: Study, phases: Sequence[Conclusion]) -> tuple[list[_Compo
     held = dict(study.baseline)
     for conclusion in phases:
         phase, levels = study.phase(conclusion.phase), dict(conclusion.winner_levels)
+        held = {**phase.off, **held}
         if conclusion.winner == BASELINE:
             continue
         changed = [path for path in Arm(name="", levels=levels).changes(Arm(name="", levels=held)) if path in levels]
@@ -196,13 +215,17 @@ def _components(study: Study, phases: Sequence[Conclusion]) -> tuple[list[_Compo
     return components, ignored
 
 
-def _cell(study: Study, levels: Levels, components: Sequence[_Component], ignored: set[str]) -> Components | None:
-    """The components that are on in an arm; None where it differs from the study's baseline in anything else."""
+def _cell(origin: Levels, levels: Levels, components: Sequence[_Component], ignored: set[str]) -> Components | None:
+    """The components that are on in an arm; None where it differs from the study's baseline in anything else.
+
+    Args:
+        origin: The baseline, with a factorial's first levels where it says nothing of a setting.
+    """
     states = {component.name: component.state(levels) for component in components}
     if any(state is None for state in states.values()):
         return None
     covered = ignored.union(*(component.on for component in components))
-    other = Arm(name="", levels=levels).changes(Arm(name="", levels=study.baseline))
+    other = Arm(name="", levels=levels).changes(Arm(name="", levels=origin))
     if any(path not in covered for path in other):
         return None
     return frozenset(name for name, on in states.items() if on)
@@ -226,7 +249,8 @@ def fairness(study: Study, conclusions: Sequence[Conclusion], placed: Placed, ba
             tuned.append((phase.name, sorted(phase.factors), points, trials))
     counts = {f"{c.phase}/{a.name}": a.replicates for c in conclusions for a in c.arms}
     equal = len([path for path in base if path not in varied])
-    what = f"{counted(equal, 'setting')}, all but {listed(varied)}" if varied and equal else "everything"
+    known = f"{counted(equal, 'setting')}, all" if equal else "everything"
+    what = f"{known} but {listed(varied)}" if varied else "everything"
     sentence = f"Equal in all arms: {what}; and, replicate by replicate, the seed (weights, order and crops as far as the trainer uses it)."
     for name, settings, points, trials in tuned:
         who = f"for the arm `tuned` of {name} alone, over {points} points and {trials} trials"

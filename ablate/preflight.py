@@ -66,17 +66,22 @@ def check(study: Study, arms: Asked, offers: Offers, root: Path) -> list[list[Fi
 def summary(arms: Asked, findings: Sequence[Sequence[Finding]]) -> list[dict[str, object]]:
     """Findings about the same setting once, errors first, with the places of the study that they are about.
 
-    What was measured is that of the first place; it differs a little where arms draw other crops.
+    What was measured is that of the first place; it differs a little where arms draw other crops. An arm of a later phase stands on
+    whatever may win before it: a place says on how many of these, where it is not on all.
     """
-    places: dict[tuple[str, str, str], tuple[Finding, list[str]]] = {}
+    asked_of = Counter(where for where, _ in arms)
+    places: dict[tuple[str, str, str], tuple[Finding, Counter[str]]] = {}
     for (where, _), found in zip(arms, findings, strict=True):
-        for finding in found:
-            _, wheres = places.setdefault((finding.level, finding.path, finding.mend), (finding, []))
-            if where not in wheres:
-                wheres.append(where)
+        for key in dict.fromkeys((one.level, one.path, one.mend) for one in found):
+            finding = next(one for one in found if (one.level, one.path, one.mend) == key)
+            places.setdefault(key, (finding, Counter()))[1][where] += 1
     order = ("error", "warning", "info")
     told = sorted(places.values(), key=lambda entry: order.index(entry[0].level))
-    return [{**finding.model_dump(mode="json"), "arms": wheres} for finding, wheres in told]
+
+    def named(where: str, times: int) -> str:
+        return where if times == asked_of[where] else f"{where} (on {times} of {asked_of[where]} possible winners)"
+
+    return [{**finding.model_dump(mode="json"), "arms": [named(*one) for one in wheres.items()]} for finding, wheres in told]
 
 
 def keep(root: Path, study: Study, code_version: str, findings: Sequence[Mapping[str, object]]) -> None:

@@ -16,6 +16,7 @@ from ablate.ledger import Ledger, TrialRecord, Use
 from ablate.study import BASELINE, REFERENCES, Study
 from ablate.thresholds import Threshold, thresholds
 from ablate.trial import TrialFiles, TrialResult, TrialState, at_rung, flatten, read_metrics, result_of
+from ablate.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,6 +213,22 @@ class Results:
                 return found
         return []
 
+    def machines(self) -> str:
+        """What the accepted trials ran on, as they said themselves, in words; more than one where they differ. Empty where none is."""
+        seen: Counter[str] = Counter()
+        for signature in {use.signature for use in self._uses}:
+            result = self._result(signature)
+            if result is not None:
+                has = result.environment
+                said = [
+                    has.get("cpu"),
+                    has.get("gpu"),
+                    has.get("platform"),
+                    *(f"{name} {has[name]}" for name in ("python", "torch") if name in has),
+                ]
+                seen[", ".join(part for part in said if part)] += 1
+        return "; ".join(f"{what} ({counted(count, 'trial')})" if len(seen) > 1 else what for what, count in seen.most_common())
+
     def _phase(self, conclusion: Conclusion) -> dict[str, Any]:
         design = self.study.phase(conclusion.phase).design
         return {
@@ -229,6 +246,8 @@ class Results:
             found = self.insights[conclusion.phase]
             if found["factorial"] is not None:
                 said += found["factorial"]["sentences"]
+            if found["left_out"] is not None:
+                said += found["left_out"]["sentences"]
             told = (conclusion.operating or {}).get("sentences")
             said += [f"{conclusion.phase}: {sentence}" for sentence in told] if isinstance(told, list) else []
         return list(dict.fromkeys([*said, *(self.attribution["sentences"] if self.attribution else [])]))

@@ -226,6 +226,7 @@ class Stage:
             points=points,
             stops=decided.stops,
             asked={arm: range(first, first + count) for arm, count in given.items()},
+            diverged={name: self._diverged(found) for name, found in specs.items()},
         )
         return concluded.model_copy(update={"notes": notes})
 
@@ -322,21 +323,20 @@ class Stage:
                 f"budget.trials: {used.trials} of {budget.trials} trials are used and the next {len(new)} do not fit. "
                 "Nothing is lost: raise budget.trials in the study file and run the same command again."
             )
-        if new and budget.hours is not None and used.seconds > budget.hours * 3600:
-            raise BudgetSpent(
-                f"budget.hours: {used.seconds / 3600:.2f} of {budget.hours:g} hours are used. "
-                "Nothing is lost: raise budget.hours in the study file and run the same command again."
-            )
-
-        if new and budget.gpu_hours is not None and used.gpu_seconds > budget.gpu_hours * 3600:
-            raise BudgetSpent(
-                f"budget.gpu_hours: {used.gpu_seconds / 3600:.2f} of {budget.gpu_hours:g} GPU-hours are used. "
-                "Nothing is lost: raise budget.gpu_hours in the study file and run the same command again."
-            )
+        spent = used.spent(budget)
+        if spent:
+            open_ = {record.signature for record in self.ledger.trials({trial.TrialState.QUEUED, trial.TrialState.RUNNING})}
+            if any(s.signature in open_ and trial.result_of(self.root, s.signature) is None for s in specs):
+                raise BudgetSpent(spent)
 
     def _metrics(self, specs: Sequence[trial.TrialSpec]) -> Mapping[int, Mapping[str, float]]:
         found = {spec.replicate: trial.result_of(self.root, spec.signature) for spec in specs}
         return {replicate: result.final for replicate, result in found.items() if result is not None}
+
+    def _diverged(self, specs: Sequence[trial.TrialSpec]) -> list[int]:
+        """Replicates that failed for good because their numbers went wrong."""
+        records = ((spec.replicate, self.ledger.trial(spec.signature)) for spec in specs)
+        return [replicate for replicate, one in records if one.state is trial.TrialState.FAILED and one.cause is trial.Cause.NAN]
 
     def _at_rung(self, specs: Sequence[trial.TrialSpec], step: int) -> dict[int, Metrics]:
         """Objective and guards of these trials at a rung, whether they paused there or went on; of those that report something by then."""

@@ -352,6 +352,11 @@ class Phase(_Strict):
     replicates: Replicates | None = None
     """The phase's own; none: the study's."""
 
+    @property
+    def off(self) -> Levels:
+        """Of a factorial the first level of each factor: what a level is held against where the baseline says nothing of the setting."""
+        return {path: levels[0] for path, levels in self.factors.items() if isinstance(levels, list)} if self.design == "factorial" else {}
+
     @model_validator(mode="after")
     def _sampled(self) -> Phase:
         if isinstance(self.design, Tune) and self.design.sampler == "cmaes":

@@ -88,9 +88,9 @@ class Outcome:
     message: str
     seconds: float
     metrics: Mapping[str, float]
-    """What the trainer returned, finite values only."""
+    """What the trainer returned, `measurable` values only."""
     dropped: tuple[str, ...]
-    """Names of final metrics that were NaN or infinite."""
+    """Names of final metrics that were NaN or infinite (or beyond `LARGEST`)."""
     environment: Mapping[str, str]
     resumed_from: int | None
     """The earlier attempt whose checkpoint this one went on from."""
@@ -124,7 +124,8 @@ class TrialResult:
     @property
     def final(self) -> Mapping[str, float]:
         """The final metrics as evidence: one that was NaN or infinite is NaN, so that nobody takes it for never reported."""
-        return {**self.metrics, **dict.fromkeys(self.dropped, math.nan)}
+        kept = {name: value if measurable(value) else math.nan for name, value in self.metrics.items()}  # older records hold any float
+        return {**kept, **dict.fromkeys(self.dropped, math.nan)}
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,15 @@ class MetricStream:
     """NaN or infinite values left out."""
     unreadable: int
     """Lines that are not whole; the last line of a killed writer is one."""
+
+
+LARGEST = 1e100
+"""A metric beyond it counts as infinite: training has broken down, and squares of such numbers are no numbers."""
+
+
+def measurable(value: float) -> bool:
+    """Whether a metric's value can be reckoned with: not NaN, not infinite, not beyond `LARGEST`."""
+    return abs(value) <= LARGEST
 
 
 def signature_of(config: Mapping[str, object], inert: Mapping[str, object], code_version: str, data_hash: str) -> str:
@@ -219,6 +229,11 @@ class AttemptFiles:
         return self.directory / f"log.{task}.txt"
 
     @property
+    def claimed(self) -> Path:
+        """The study whose attempt it is; hidden, so that no later attempt takes it over."""
+        return self.directory / ".study"
+
+    @property
     def stop(self) -> Path:
         """Present: the trainer is asked to save a checkpoint and return; the content says why."""
         return self.directory / "stop"
@@ -266,7 +281,7 @@ def read_stream(files: AttemptFiles) -> MetricStream:
         except (ValueError, TypeError, KeyError, OverflowError):
             unreadable += 1
             continue
-        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        finite = {name: value for name, value in numbers.items() if measurable(value)}
         nonfinite += len(numbers) - len(finite)
         steps.setdefault(step, {}).update(finite)
     return MetricStream([(step, steps[step]) for step in sorted(steps)], nonfinite, unreadable)
@@ -369,13 +384,18 @@ def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
         durable: Sync the file and its folder, so that it outlives a power failure; without, it outlives a kill.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if durable:
+            _write_synced(beside, text)
+        else:
+            beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()  # on a full disk its half is space that others need
+        raise
     if durable:
-        _write_synced(beside, text)
-        os.replace(beside, path)
         sync(path.parent)
-    else:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
 
 
 def sync_files(directory: Path) -> None:

@@ -46,6 +46,7 @@ def conclude(
     points: Sequence[Point] = (),
     stops: Stops = NO_STOPS,
     asked: Mapping[str, Collection[int]] | None = None,
+    diverged: Mapping[str, Collection[int]] | None = None,
 ) -> Conclusion:
     """Decide a phase from its finished trials.
 
@@ -58,6 +59,7 @@ def conclude(
         points: What a tuning phase measured before its competition.
         stops: Arms that were given up stay members of the family, as if their p were 1: what gave them up may go with their objective.
         asked: Arm to the replicates that it was given; none: all that the others have. One that was not given is not missing.
+        diverged: Arm to the replicates without a result because its numbers went wrong.
 
     Returns:
         The conclusion before its gate (`gates.pass_through`).
@@ -77,6 +79,8 @@ def conclude(
         return paired(values[name], {r: v for r, v in series(other, metric).items() if given is None or r in given}, sign)
 
     benefits = {name: against(name, evidence.get(BASELINE, {})) for name in rivals if name not in same}
+    sound = [replicate for replicate, value in values[BASELINE].items() if math.isfinite(value)]
+    broken = {name: _broken_down(evidence.get(name, {}), metric, (diverged or {}).get(name, ()), sound) for name in rivals}
     total = {arm.name: against(arm.name, origin) for arm in arms}
     over = {reference: {name: against(name, found) for name in rivals} for reference, found in references.items()}
     plan, given_up = study.replicates_of(phase), {*stops.condemned, *stops.hopeless, *stops.bleak}
@@ -108,10 +112,12 @@ def conclude(
             hopeless=arm.name in stops.hopeless,
             bleak=arm.name in stops.bleak,
             at_rung=stops.seen.get(arm.name, {}),
+            broken_down=broken.get(arm.name, []),
         )
         for arm in sorted(arms, key=lambda arm: arm.name != BASELINE)
     ]
-    winner = _winner(study, judged, {arm.name: arm for arm in arms}, values)
+    plain = Arm(name=BASELINE, levels={**phase.off, **baseline.levels})
+    winner = _winner(study, judged, {arm.name: len(arm.changes(plain)) for arm in arms}, values)
     return Conclusion(
         phase=phase.name,
         winner=winner.name,
@@ -226,6 +232,7 @@ def _judge(
     hopeless: bool,
     bleak: bool,
     at_rung: Mapping[int, Metrics],
+    broken_down: list[int],
 ) -> ArmVerdict:
     same = arm.name != BASELINE and benefit is None
     guards = _guards(study, at_rung if hopeless else found, early=hopeless)
@@ -249,6 +256,8 @@ def _judge(
     else:
         effect = _interval(study, benefit, estimate)
         verdict, reason = _decide(study, benefit, estimate, guards, references, family.adopted_p.get(arm.name), len(found))
+        if verdict == "adopt" and broken_down:
+            verdict, reason = "undecided", _survivors(study, benefit, estimate, broken_down)
         shown = estimate is not None and estimate.p_adjusted < study.alpha and estimate.mean >= study.objective.smallest_effect
         if verdict == "undecided" and estimate is not None and not shown:  # else it is not pairs with the baseline that are missing
             cost = _cost(study, course(benefit, family.looks), family.members)
@@ -270,6 +279,23 @@ def _judge(
         reason=reason,
         same_trials_as_baseline=same,
         cost_to_decide=cost,
+        broken_down=broken_down,
+    )
+
+
+def _broken_down(found: Mapping[int, Metrics], metric: str, diverged: Collection[int], sound: Collection[int]) -> list[int]:
+    """Replicates in which the arm's numbers went wrong and the baseline's did not."""
+    reported = {replicate for replicate, metrics in found.items() if metric in metrics and not math.isfinite(metrics[metric])}
+    return sorted(reported.union(diverged).intersection(sound))
+
+
+def _survivors(study: Study, benefit: Paired, estimate: Estimate | None, broken_down: Sequence[int]) -> str:
+    """Why a gain is no reason to adopt where the arm broke down: it is that of the replicates which did not, so of the better part."""
+    which = f"replicate{'s' if len(broken_down) > 1 else ''} {listed([str(replicate) for replicate in broken_down])}"
+    said = "" if estimate is None else f": {_said(study, estimate, benefit.pairs)}"
+    return (
+        f"Better in the replicates that it came through{said}. But in {which} its {study.objective.metric} is NaN or infinite and the "
+        f"baseline's is not, so what is left is the better part of it.{_left_out(benefit)}"
     )
 
 
@@ -343,7 +369,9 @@ def _cost(study: Study, seen: Course, members: int) -> str | None:
     return f"To show that it {claim}, were its mean the truth: about {found.pairs} pairs{span}."
 
 
-def _winner(study: Study, judged: Sequence[ArmVerdict], arms: Mapping[str, Arm], values: Mapping[str, Mapping[int, float]]) -> ArmVerdict:
+def _winner(
+    study: Study, judged: Sequence[ArmVerdict], changes: Mapping[str, int], values: Mapping[str, Mapping[int, float]]
+) -> ArmVerdict:
     """The adopted arm with the largest effect; of those not told apart from it by what matters the one with the fewest changes."""
     sign = study.objective.sign
     adopted = [arm for arm in judged if arm.verdict == "adopt" and arm.effect is not None]
@@ -364,7 +392,7 @@ def _winner(study: Study, judged: Sequence[ArmVerdict], arms: Mapping[str, Arm],
         return p >= study.alpha or (interval is not None and interval[1] < study.objective.smallest_effect)
 
     ties = [arm for arm in adopted if arm.name == best.name or unresolved(arm)]
-    return min(ties, key=lambda arm: (len(arms[arm.name].changes(arms[BASELINE])), -benefit(arm)))
+    return min(ties, key=lambda arm: (changes[arm.name], -benefit(arm)))
 
 
 def _phase_reason(study: Study, winner: ArmVerdict, judged: Sequence[ArmVerdict]) -> str:

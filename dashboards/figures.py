@@ -6,6 +6,7 @@ Plotly reads a little HTML in every text it draws, so each name from outside goe
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ NAME_WIDTH = 46
 
 POINTS = 150
 """Of a curve at most; a small multiple has about two pixels for each."""
+
+CHARACTER_PIXELS, TICKS = 7, 6
+"""Width of a figure in a tick's label, and how many ticks an axis of a curve has about; its labels are never wider for fewer."""
 
 SEEN = 0.02
 """Share of a figure's height below which a rise is not marked."""
@@ -87,7 +91,7 @@ def effects(
         broken = [guard["metric"] for guard in arm["guards"] if not guard["holds"] and guard["value"] is not None]
         said = f"{VERDICTS[arm['verdict']].sign} {arm['verdict']}" + (f" · guard broken: {', '.join(map(title, broken))}" if broken else "")
         text = f"{'<br>'.join(map(shown, lines))}<br><b>{shown(said)}</b>"
-        left = {"x": 0, "xref": "paper", "xanchor": "left", "y": y, "yshift": 9, "yanchor": "bottom", "align": "left"}
+        left = {"name": "arm", "x": 0, "xref": "paper", "xanchor": "left", "y": y, "yshift": 9, "yanchor": "bottom", "align": "left"}
         texts.append({**left, "text": text, "showarrow": False, "font": {"size": 12}})
     markers = [_effect_marker(arm, y, metric, alpha) for arm, y in zip(ordered, positions, strict=True)]
     figure = go.Figure(markers, layout={"template": "none", "shapes": shapes, "annotations": texts})
@@ -120,6 +124,8 @@ def _effect_marker(arm: Arm, y: float, metric: str, alpha: float) -> Any:
     bars: dict[str, Any] = {}
     if effect is None:
         text = "no effect known"
+    elif arm["verdict"] == "baseline":
+        text = "0, what the others are compared with"
     else:
         text = f"{number(effect['mean'], signed=True)}{between(effect['low'], effect['high'])}"
         if effect["low"] is not None and effect["high"] is not None:
@@ -137,6 +143,8 @@ def _effect_marker(arm: Arm, y: float, metric: str, alpha: float) -> Any:
         cliponaxis=False,
         marker={"color": mark.colour, "symbol": mark.symbol, "size": 12, "line": {"width": 2, "color": mark.colour}},
         opacity=0.35 if effect is None else 1.0,
+        name=shown(arm["name"]),
+        meta="unknown" if effect is None else None,
         hovertemplate=f"{hover}<extra></extra>",
         **bars,
     )
@@ -171,6 +179,7 @@ def curves(frame: pd.DataFrame, metric: str, arms: Mapping[str, Line], winner: s
                 line={"width": 0},
                 hoverinfo="skip",
                 legendgroup=shown(arm),
+                meta="band",
             )
         )
         hover = f"{shown(arm)}<br>step %{{x}}: %{{y:.4g}}<extra></extra>"
@@ -182,10 +191,23 @@ def curves(frame: pd.DataFrame, metric: str, arms: Mapping[str, Line], winner: s
     for arm, step in marked.items():
         if arm in arms:
             figure.add_vline(x=step, line={"color": arms[arm].colour, "dash": "dot", "width": 1}, name=f"collapse of {shown(arm)}")
-    figure.update_layout(height=260, showlegend=False, margin={"l": 56, "r": 8, "t": 8, "b": 44})
-    figure.update_xaxes(title="step (optimizer updates)", zeroline=False)
-    figure.update_yaxes(title=f"{shown(title(metric))}{_in(metric, br=True)}", zeroline=False)
+    # Room for the labels is reckoned here: where plotly finds it (automargin) it draws each figure twice, a third of a page of 500 trials.
+    said = f"{shown(title(metric))}{_in(metric, br=True)}"
+    left = 22 + 15 * (1 + said.count("<br>")) + CHARACTER_PIXELS * _label_length(frame[frame["arm"].isin(list(arms))]["value"])
+    figure.update_layout(height=260, showlegend=False, margin={"l": left, "r": 12, "t": 8, "b": 48})
+    figure.update_xaxes(title="step (optimizer updates)", zeroline=False, automargin=False)
+    figure.update_yaxes(title=said, zeroline=False, automargin=False)
     return figure
+
+
+def _label_length(values: pd.Series) -> int:
+    """Characters of the longest label that an axis over these values will have; large and small ones end in a letter (10k, 50µ)."""
+    known = values[values.abs() < math.inf]
+    if known.empty:
+        return 1
+    low, high = float(known.min()), float(known.max())
+    decimals = max(0, -math.floor(math.log10((high - low) / TICKS))) if high > low else 3
+    return min(7, max(len(f"{end:.{decimals}f}") for end in (low, high)) + (low < 0 <= high))
 
 
 def _thinned(found: pd.DataFrame) -> pd.DataFrame:
@@ -263,12 +285,20 @@ def pairs(baseline: Mapping[int, float], arm: Mapping[int, float], metric: str, 
     return figure
 
 
-def slices(points: Sequence[Mapping[str, Any]], path: str, *, metric: str, threshold: Mapping[str, Any] | None) -> Figure:
-    """Every measured tuning point along one setting, with the recommended value and the range that is about as good.
+def setting(path: str) -> str:
+    """A setting as an axis is called, with its unit where it has one."""
+    return shown(path) + (" (HU)" if path.endswith("foreground_threshold") else "")
+
+
+def slices(
+    points: Sequence[Mapping[str, Any]], path: str, *, metric: str, threshold: Mapping[str, Any] | None, log: bool = False
+) -> Figure:
+    """Every measured tuning point along one setting, its trials beside it, with the recommended value and the range that is about as good.
 
     Args:
         points: Those of one phase of `Results.document()`.
         threshold: The setting's row of `document()["thresholds"]`.
+        log: Whether the setting was searched by its logarithm.
     """
     import plotly.graph_objects as go
 
@@ -277,6 +307,13 @@ def slices(points: Sequence[Mapping[str, Any]], path: str, *, metric: str, thres
         about = {"x0": threshold["low"], "x1": threshold["high"], "name": "about as good"}
         figure.add_vrect(**about, fillcolor="rgba(0,158,115,0.15)", line_width=0, layer="below")
     measured = [point for point in points if point["objective"] is not None and _is_number(point["levels"].get(path))]
+    trials = [(point, value) for point in measured for value in point.get("values", {}).values()]
+    if len(trials) > len(measured):
+        each = {"x": [point["levels"][path] for point, _ in trials], "y": [value for _, value in trials]}
+        names = [shown(point["name"]) for point, _ in trials]
+        hover = f"%{{text}}, one trial<br>{shown(metric)} %{{y:.4g}}<extra></extra>"
+        small = {"color": GREY, "symbol": "circle-open", "size": 5}
+        figure.add_trace(go.Scatter(**each, text=names, mode="markers", name="a trial", marker=small, hovertemplate=hover))
     for feasible, colour, symbol, word in ((True, GREEN, "circle", "guards kept"), (False, VERMILLION, "x", "a guard is broken")):
         some = [point for point in measured if point["feasible"] is feasible]
         marker = {"color": colour, "symbol": symbol, "size": 10}
@@ -287,9 +324,12 @@ def slices(points: Sequence[Mapping[str, Any]], path: str, *, metric: str, thres
     if threshold and _is_number(threshold["recommended"]):
         figure.add_vline(x=threshold["recommended"], line={"color": ORANGE, "width": 2.5, "dash": "dash"}, name="recommended")
         said = f"recommended {threshold['recommended']:.4g}"
-        figure.add_annotation(x=threshold["recommended"], y=1, yref="paper", yanchor="bottom", text=said, showarrow=False)
+        at = (
+            math.log10(threshold["recommended"]) if log else threshold["recommended"]
+        )  # plotly's texts, unlike its lines, want the logarithm
+        figure.add_annotation(x=at, y=1, yref="paper", yanchor="bottom", text=said, showarrow=False)
     figure.update_layout(height=300, showlegend=False, margin={"l": 60, "r": 16, "t": 30, "b": 48})
-    figure.update_xaxes(title=shown(path) + (" (HU)" if path.endswith("foreground_threshold") else ""), zeroline=False)
+    figure.update_xaxes(title=setting(path), zeroline=False, type="log" if log else "linear")
     figure.update_yaxes(title=f"{shown(title(metric))}{_in(metric, br=True)}", zeroline=False)
     return figure
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ablate.words import between, counted, number
-from dashboards.figures import shown
+from ablate.words import between, counted, listed, number
+from dashboards.figures import setting, shown
 from dashboards.page import figure, listing, text
 from dashboards.palette import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION, title, unit
 
@@ -24,6 +24,9 @@ def mattered(document: Document) -> str:
     for index, phase in enumerate(document["phases"]):
         if phase["insight"]["factorial"] is not None:
             parts.append(_factorial(document, phase, index))
+        if phase["insight"]["left_out"] is not None:
+            told = listing(list(phase["insight"]["left_out"]["sentences"]))
+            parts.append(f"<h3>What phase {text(phase['name'])} loses without each component</h3>{told}")
     noise = [
         f"{phase['name']}: {' '.join(phase['insight'][key]['sentence'] for key in ('noise', 'pairing') if phase['insight'][key])}"
         for phase in document["phases"]
@@ -59,13 +62,15 @@ def waterfall(document: Document) -> Figure:
     sign = 1 if document["objective"]["direction"] == "maximize" else -1
     start = next((arm["metrics"].get(metric) for arm in document["phases"][0]["arms"] if arm["name"] == "baseline"), None) or 0.0
     names = ["baseline", *(step["name"] for step in steps), "reached"]
+    reached = start + sum(sign * step["mean"] for step in steps)
     drawn = go.Figure(layout={"template": "none"})
     drawn.add_trace(
         go.Waterfall(
+            meta={key: [None, *(_ends(step, sign)[place] for step in steps), None] for place, key in enumerate(("low", "high"))},
             x=[shown(name) for name in names],
-            y=[start, *(sign * step["mean"] for step in steps), 0],
+            y=[start, *(sign * step["mean"] for step in steps), reached],
             measure=["absolute", *("relative" for _ in steps), "total"],
-            text=[number(start), *(number(sign * step["mean"], signed=True) for step in steps), ""],
+            text=[number(start), *(number(sign * step["mean"], signed=True) for step in steps), number(reached)],
             hovertext=[
                 "",
                 *(f"{number(step['mean'], signed=True)}{between(step['low'], step['high'])}, {step['pairs']} pairs" for step in steps),
@@ -82,6 +87,14 @@ def waterfall(document: Document) -> Figure:
     drawn.update_yaxes(title=shown(title(metric)) + (f" ({unit(metric)})" if unit(metric) else ""), rangemode="tozero")
     drawn.update_xaxes(title="components, as they are switched on")
     return drawn
+
+
+def _ends(step: Mapping[str, Any], sign: int) -> tuple[float | None, float | None]:
+    """The interval of a step in the metric's own direction, lower end first."""
+    if step["low"] is None or step["high"] is None:
+        return None, None
+    low, high = sorted((sign * step["low"], sign * step["high"]))
+    return low, high
 
 
 def _factorial(document: Document, phase: Document, index: int) -> str:
@@ -157,24 +170,58 @@ def operating(document: Document) -> str:
         paths = [threshold["name"] for threshold in found["thresholds"]]
         drawn = ""
         if len(paths) >= 2 and phase["points"]:
+            regions = found.get("regions")
+            axes = [regions["x"], regions["y"]] if regions else paths[:2]
             feasible = [point for point in phase["points"] if point["feasible"]]
             drawn = figure(
-                points_map(phase, paths[:2], document["objective"]["metric"]),
+                points_map(phase, axes, document),
                 name=f"operating-{index}",
                 title=f"Phase {phase['name']}: {len(feasible)} of {counted(len(phase['points']), 'measured point')} keep all guards",
-                caption="Discs: points with all guards kept. Crosses: a guard is broken or a replicate failed. The diamond is the "
-                "recommended point; the rectangle is predicted to be as good as the best along each axis, from that point.",
+                caption=_map_caption(found, axes),
             )
         parts.append(f"<h3>Where the thresholds of {text(phase['name'])} may stand</h3>{listing(list(found['sentences']))}{drawn}")
     return "".join(parts)
 
 
-def points_map(phase: Document, axes: Sequence[str], metric: str) -> Figure:
-    """Every measured point over two thresholds, the recommended one and the range around it."""
+def _map_caption(found: Document, axes: Sequence[str]) -> str:
+    """What is drawn; of the thresholds beside the two axes at which value."""
+    others = [f"{path} at {number(value)}" for path, value in (found["recommended_levels"] or {}).items() if path not in axes]
+    said = "Discs: points with all guards kept. Crosses: a guard is broken or a replicate failed."
+    if found.get("regions"):
+        kept = f", with {listed(others)}" if others else ""
+        said += (
+            f" Areas are predicted from them{kept}: not feasible is what lies nearest to a cross, or to a setting refused before training."
+        )
+    return f"{said} The rectangle is predicted to be as good as the best along each axis through the diamond."
+
+
+AREAS = (
+    ("g", "as good as the best (predicted)", GREEN),
+    ("f", "feasible, not shown to be as good", SKY),
+    ("x", "not feasible (predicted)", VERMILLION),
+)
+"""Letter of `stats.operating_range.Regions`, what it says, and its colour."""
+
+
+def _areas(regions: Document) -> list[Any]:
+    """A pale field for each kind of setting that there is."""
     import plotly.graph_objects as go
 
-    found, (x, y) = phase["operating"], axes
-    drawn = go.Figure(layout={"template": "none"})
+    fields = []
+    for letter, word, colour in AREAS:
+        if any(letter in row for row in regions["rows"]):
+            z = [[1 if found == letter else None for found in row] for row in regions["rows"]]
+            look = {"colorscale": [[0, colour], [1, colour]], "showscale": False, "opacity": 0.22, "showlegend": True}
+            fields.append(go.Heatmap(x=regions["xs"], y=regions["ys"], z=z, name=word, hoverinfo="skip", hoverongaps=False, **look))
+    return fields
+
+
+def points_map(phase: Document, axes: Sequence[str], document: Document) -> Figure:
+    """Every measured point over two thresholds, what is predicted between them, the middle of the range and what is recommended."""
+    import plotly.graph_objects as go
+
+    found, (x, y), metric = phase["operating"], axes, document["objective"]["metric"]
+    drawn = go.Figure(_areas(found["regions"]) if found.get("regions") else [], layout={"template": "none"})
     good = [point for point in phase["points"] if point["feasible"]]
     bad = [point for point in phase["points"] if not point["feasible"]]
     drawn.add_trace(
@@ -209,14 +256,20 @@ def points_map(phase: Document, axes: Sequence[str], metric: str) -> Figure:
     if found["recommended_levels"]:
         if {x, y} <= spans.keys():
             box = {"name": "about as good", "x0": spans[x]["low"], "x1": spans[x]["high"], "y0": spans[y]["low"], "y1": spans[y]["high"]}
-            drawn.add_shape(
-                type="rect", **box, line={"color": BLUE, "width": 2, "dash": "dash"}, fillcolor="rgba(0,114,178,0.08)", layer="below"
-            )
+            drawn.add_shape(type="rect", **box, line={"color": BLUE, "width": 2, "dash": "dash"}, layer="below")
         at = found["recommended_levels"]
         marker = {"size": 15, "symbol": "diamond-open", "line": {"width": 3, "color": BLUE}, "color": BLUE}
-        drawn.add_trace(go.Scatter(x=[at[x]], y=[at[y]], mode="markers", name="recommended", marker=marker))
+        chosen = {path: document["thresholds"].get(path, {}).get("recommended") for path in (x, y)}
+        same = all(chosen[path] == at[path] for path in (x, y))
+        name = "recommended: the middle of the operating range" if same else "middle of the operating range"
+        drawn.add_trace(go.Scatter(x=[at[x]], y=[at[y]], mode="markers", name=name, marker=marker))
+        if not same and all(isinstance(value, int | float) for value in chosen.values()):
+            star = {"size": 17, "symbol": "star", "color": ORANGE, "line": {"width": 1.5, "color": "black"}}
+            drawn.add_trace(
+                go.Scatter(x=[chosen[x]], y=[chosen[y]], mode="markers", name="recommended: the carried value stays", marker=star)
+            )
     ranges = {threshold["name"]: threshold for threshold in found["thresholds"]}
     for axis, path in ((drawn.update_xaxes, x), (drawn.update_yaxes, y)):
-        axis(title=shown(path), type="log" if ranges[path]["log"] else "linear")
-    drawn.update_layout(height=440, margin={"l": 60, "r": 12, "t": 20, "b": 90}, legend={"orientation": "h", "y": -0.2})
+        axis(title=setting(path), type="log" if ranges[path]["log"] else "linear", zeroline=False)
+    drawn.update_layout(height=480, margin={"l": 60, "r": 12, "t": 20, "b": 110}, legend={"orientation": "h", "y": -0.2})
     return drawn

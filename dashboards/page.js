@@ -4,12 +4,14 @@
 
   // One look for every figure, from the page's own colours, so that light and dark agree.
   const themed = (layout) => {
-    const axis = { gridcolor: style("--grid"), linecolor: style("--line"), tickcolor: style("--line"), automargin: true };
+    const axis = { gridcolor: style("--grid"), linecolor: style("--line"), tickcolor: style("--line") };
     const merged = { ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true };
     merged.font = { ...(layout.font || {}), color: style("--ink"), family: "system-ui, sans-serif", size: 12 };
     merged.hoverlabel = { bgcolor: style("--card"), bordercolor: style("--line"), font: { color: style("--ink") }, align: "left" };
     merged.modebar = { bgcolor: "rgba(0,0,0,0)", color: style("--soft"), activecolor: style("--accent") };
-    for (const key of Object.keys(layout)) if (/^[xy]axis\d*$/.test(key)) merged[key] = { ...layout[key], ...axis, title: { standoff: 8, ...layout[key].title } };
+    for (const key of Object.keys(layout)) if (/^[xy]axis\d*$/.test(key)) merged[key] = { automargin: true, ...layout[key], ...axis, title: { standoff: 8, ...layout[key].title } };
+    // An arm's name is read across the lines behind it.
+    if (layout.annotations) merged.annotations = layout.annotations.map((one) => (one.name === "arm" ? { ...one, bgcolor: style("--paper") } : one));
     return merged;
   };
 
@@ -21,6 +23,8 @@
     const standing = Plotly.newPlot(plot, figure.data, themed(figure.layout), {
       responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtons: buttons,
     }).then(() => hideArms(plot));
+    // Room that was reckoned is for the labels as first drawn; where one looks closer they are longer.
+    if (figure.layout.yaxis?.automargin === false) standing.then(() => plot.once("plotly_relayout", () => Plotly.relayout(plot, { "yaxis.automargin": true })));
     drawn.set(plot, standing);
     return standing;
   };
@@ -44,22 +48,30 @@
     save(await Plotly.toImage({ data: plot.data, layout }, { format, scale: format === "png" ? 2 : 1, ...size }), `${plot.dataset.figure}.${format}`);
   };
   const values = (some) => (Array.isArray(some) || ArrayBuffer.isView(some) ? Array.from(some) : []);
-  const rowsOf = (trace) => {
-    const [x, y, z, text] = [trace.x, trace.y, trace.z, trace.text].map(values);
-    if (z.length) return z.flatMap((row, i) => values(row).map((value, j) => ({ x: x[j], y: y[i], value })));
+  // `spread` is the outline of the band that is drawn around a line: its upper edge onwards, its lower one back. A text beside a mark
+  // only says in fewer digits what x and y do; where y is no more than a place on the page it is left out.
+  const rowsOf = (trace, spread, placed) => {
+    const [x, y, z, text, colour] = [trace.x, trace.y, trace.z, trace.text, (trace.marker || {}).color].map(values);
+    if (z.length) return z.flatMap((row, i) => values(row).map((value, j) => ({ x: x[j], y: y[i], value }))).filter((row) => row.value !== null && row.value !== undefined);
+    const said = /text/.test(trace.mode) || trace.type === "waterfall" ? [] : text;
     const ends = (key, at) => {
       const bar = trace[`error_${key}`] || {};
       const [above, below] = [values(bar.array), values(bar.arrayminus || bar.array)];
       const middle = key === "x" ? x[at] : y[at];
+      if (key === "y" && spread) return { y_low: spread[spread.length - 1 - at], y_high: spread[at] };
+      if (key === "y" && trace.meta && trace.meta.low) return { y_low: trace.meta.low[at], y_high: trace.meta.high[at] };
       return bar.visible === false || above[at] === undefined ? {} : { [`${key}_low`]: middle - below[at], [`${key}_high`]: middle + above[at] };
     };
     const count = Math.max(x.length, y.length);
-    return Array.from({ length: count }, (_, at) => ({ x: x[at], y: y[at], text: text[at], ...ends("x", at), ...ends("y", at) }));
+    const number = (some) => (typeof some === "number" ? some : undefined);
+    return Array.from({ length: count }, (_, at) => ({ x: x[at], y: placed ? undefined : y[at], value: number(colour[at]), text: said[at], ...ends("x", at), ...ends("y", at) }));
   };
+  // Plotly reads a little HTML, so names reach it escaped; in a file they stand as they were typed.
+  const typed = (value) => (typeof value === "string" ? value.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&") : value);
   // A spreadsheet would take a text that begins so for a formula, and run it.
   const harmless = (value) => (typeof value === "string" && /^[=+\-@\t\r]/.test(value) && Number.isNaN(Number(value)) ? `'${value}` : value);
   const cell = (value) => {
-    const text = value === undefined || value === null ? "" : String(harmless(value));
+    const text = value === undefined || value === null ? "" : String(harmless(typed(value)));
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   // Bands and lines that mean something have a name; along the axis that they cross from end to end they have no place.
@@ -69,8 +81,16 @@
   };
   const asRows = (plot) => {
     const marks = (plot.layout.shapes || []).filter((shape) => shape.name).map(rowsOfShape);
-    const seriesOf = (trace) => trace._input.name || trace.legendgroup || trace.name;
-    const rows = [...plot._fullData.flatMap((trace) => rowsOf(trace).map((row) => ({ series: seriesOf(trace), ...row }))), ...marks];
+    const seriesOf = (trace) => trace._input.name || trace.legendgroup || undefined;
+    const placed = plot._fullLayout.yaxis && plot._fullLayout.yaxis.visible === false;
+    let band;
+    const rows = plot._fullData.flatMap((trace) => {
+      if (trace.meta === "unknown") return [{ series: seriesOf(trace), text: values(trace.text)[0] }]; // its mark stands somewhere all the same
+      if (trace.meta === "band") { band = values(trace.y); return []; }
+      const found = rowsOf(trace, band, placed).map((row) => ({ series: seriesOf(trace), ...row }));
+      band = undefined;
+      return found;
+    }).concat(marks);
     const columns = ["series", "x", "x_low", "x_high", "y", "y_low", "y_high", "value", "text"].filter((name) => rows.some((row) => row[name] !== undefined));
     const lines = [columns, ...rows.map((row) => columns.map((name) => row[name]))].map((line) => line.map(cell).join(","));
     save(new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv" }), `${plot.dataset.figure}.csv`);
@@ -92,7 +112,7 @@
   const idle = (next) => (window.requestIdleCallback ? requestIdleCallback(next, { timeout: 300 }) : setTimeout(next, 50));
   const drawNext = () => {
     const plot = plots.find((candidate) => !drawn.has(candidate));
-    if (plot) { draw(plot); idle(drawNext); }
+    if (plot) draw(plot).then(() => setTimeout(drawNext)); // a turn for what the reader does, and on
   };
   addEventListener("load", () => idle(drawNext));
   addEventListener("beforeprint", () => plots.forEach(draw));

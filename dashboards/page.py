@@ -62,22 +62,23 @@ def chip(word: str, kind: str | None = None) -> str:
     return f'<span class="chip {kind or word}">{mark.sign + " " if mark else ""}{text(word)}</span>'
 
 
-def figure(drawn: Figure, *, name: str, title: str, caption: str, group: str = "") -> str:
+def figure(drawn: Figure, *, name: str, title: str, caption: str, group: str = "", heading: bool = True) -> str:
     """A figure with its finding as title, its caption and its text alternative; page.js draws it when it comes into view.
 
     Args:
         name: Unique on the page.
         group: Figures that one legend switches.
+        heading: Whether the title stands above; not where what stands there already says it.
     """
     data = as_json(drawn.to_json())
     described = text(". ".join(part for part in (title, caption) if part))
     which = f'data-figure="{text(name)}" data-group="{text(group)}" data-title="{text(title)}"'
     plot = f'<div class="plot" role="figure" aria-label="{described}" {which} style="min-height:{int(drawn.layout.height)}px"></div>'
-    heading = f"<h3>{text(title)}</h3>" if title else ""
+    above = f"<h3>{text(title)}</h3>" if heading else ""
     said = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
     forms = "".join(f'<button type="button" data-form="{form}">{form.upper()}</button>' for form in ("png", "svg", "csv"))
-    files = f'<details class="downloads"><summary aria-label="Download: {text(title or caption)}">Download</summary>{forms}</details>'
-    return f'{heading}<figure>{plot}<script type="application/json" id="{text(name)}">{data}</script>{said}{files}</figure>'
+    files = f'<details class="downloads"><summary aria-label="Download: {text(title)}">Download</summary>{forms}</details>'
+    return f'{above}<figure>{plot}<script type="application/json" id="{text(name)}">{data}</script>{said}{files}</figure>'
 
 
 def legend(lines: Mapping[str, Line], group: str) -> str:

@@ -30,7 +30,8 @@ CURVES = (
 """What a DINO study is looked at by; any other trainer's curves are those of its own columns and objective."""
 
 MOST_CURVES = 10
-MOST_ARMS = 24
+MOST_ARMS = 12
+"""Whose curves are drawn: more lines in a small multiple are not told apart, and take longest of all to draw."""
 
 SAYS = {"adopt": "adopted", "reject": "rejected", "undecided": "undecided"}
 
@@ -76,7 +77,8 @@ def questions(results: Results, document: Document) -> str:
         if before.keys() & after.keys():
             names = ("study's baseline", "winner" if is_winner(document, phase, arm) else "best arm")
             caption = f"A line a replicate; {'lower' if one['direction'] == 'minimize' else 'higher'} is better."
-            drawn = figure(figures.pairs(before, after, one["metric"], names), name=f"question-{index}", title="", caption=caption)
+            pairs = figures.pairs(before, after, one["metric"], names)
+            drawn = figure(pairs, name=f"question-{index}", title=f"{one['ask']} {sentence}", caption=caption, heading=False)
         says = chip({"yes": "yes", "no": "no, the opposite"}.get(one["says"], "not shown"), kind)
         cards.append(f'<div class="card"><h3>{text(one["ask"])} {says}</h3><p class="soft">{breakable(sentence)}</p>{drawn}</div>')
     yes = sum(one["says"] == "yes" for one in asked)
@@ -132,7 +134,8 @@ def _effects(document: Document, found: Document, index: int) -> str:
         best = max(known, key=lambda arm: sign * arm["effect"]["mean"])
         effect = best["effect"]
         bounds = between(effect["low"], effect["high"])
-        title = f"The largest effect is {number(effect['mean'], signed=True)}{bounds}: {best['name']} ({SAYS[best['verdict']]})"
+        on, said = palette.title(objective["metric"]), number(effect["mean"], signed=True)
+        title = f"The best effect on {on} is {said}{bounds}: {best['name']} ({SAYS[best['verdict']]})"
     else:
         title = "No arm has a known effect"
     drawn = figures.effects(
@@ -184,12 +187,14 @@ def _curves(results: Results, document: Document, found: Document, index: int) -
             drawn = figures.curves(one, metric, known, found["winner"], _since(found))
             ends = {arm: values["value"].mean() for arm, values in one[one["step"] == one["step"].max()].groupby("arm")}
             title = _curve_title(metric, ends, found["winner"])
-            panels.append(f'<div class="card">{figure(drawn, name=f"{group}-{len(panels)}", title=title, caption="", group=group)}</div>')
+            caption = f"{metric}: mean and spread over replicates."
+            panel = figure(drawn, name=f"{group}-{len(panels)}", title=title, caption=caption, group=group)
+            panels.append(f'<div class="card">{panel}</div>')
     if not panels:
         return ""
     spread = (
         "Lines are means over replicates, bands reach from the least to the greatest replicate; a triangle marks the largest rise of a "
-        "loss above its least value so far. Press an arm to hide it."
+        "loss above its least value so far, a dotted line the step since which an arm's collapse alarm sounds. Press an arm to hide it."
     )
     if len(arms) < len(found["arms"]):
         spread = f"The {len(arms)} of {len(found['arms'])} arms with the best effects; `ablate export --csv` has all. {spread}"
@@ -253,9 +258,13 @@ def thresholds(document: Document) -> str:
         for path in sorted({path for point in phase["points"] for path in point["levels"]} & found.keys()):
             if found[path]["status"] == "inert":
                 continue
-            drawn = figures.slices(phase["points"], path, metric=document["objective"]["metric"], threshold=found[path])
+            log = any(one["name"] == path and one["log"] for one in (phase["operating"] or {}).get("thresholds", []))
+            drawn = figures.slices(phase["points"], path, metric=document["objective"]["metric"], threshold=found[path], log=log)
             title = f"{path}: {_range_words(found[path], document)}"
-            caption = "A mark a measured point, mean over its replicates; cross: a guard is broken. Dashed: recommended."
+            caption = (
+                "A large mark a measured point, mean over its replicates; cross: a guard is broken. Small rings: its single trials. "
+                "Dashed: recommended. Shaded: about as good."
+            )
             cards.append(f'<div class="card">{figure(drawn, name=f"threshold-{len(cards)}", title=title, caption=caption)}</div>')
     tuned = [path for path, row in found.items() if row["status"] == "tuned"]
     heading = f"Thresholds: {f'{listed(tuned)} tuned' if tuned else 'the carried values stay'}"
@@ -321,6 +330,7 @@ def facts(results: Results, document: Document) -> dict[str, str]:
         "trials": ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none",
         "a trial took": f"{seconds.median():.1f} s (median)" if len(seconds) else "not known",
         "workers": f"{study.workers} ({study.executor}), {counted(study.threads_per_worker, 'thread')} each",
+        "machine": results.machines() or "not known",
         "trainer": study.trainer.name + (f", preset {study.trainer.preset}" if study.trainer.preset else ""),
         "code version": document["code_version"],
         "data hash": document["data_hash"] or "none",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import signal
 import sys
 import time
@@ -46,6 +47,8 @@ COMMANDS = {
 """What else the first word may ask for: `module:function`, called with the words after it; returns the exit code."""
 
 EXIT_DONE, EXIT_FAILED, EXIT_INVALID, EXIT_INTERRUPTED = 0, 1, 2, 3
+KEPT = 8
+"""Measures that the alarm looks back on, and some more."""
 WATCHED = ("train/loss_total", "train/prototype_entropy_foreground", "train/foreground_mutual_information", "probe/local_to_global_mrr")
 
 
@@ -56,6 +59,8 @@ class Terminal:
         self.directory = directory
         self.interrupted = False
         self._steps = steps
+        self._measures: list[Mapping[str, float]] = []
+        self._alarm: tuple[str, int] | None = None
         self._started = time.monotonic()
 
     def interrupt(self, _signal: int, _frame: FrameType | None) -> None:
@@ -67,7 +72,21 @@ class Terminal:
     def report(self, step: int, metrics: Mapping[str, float]) -> bool:
         shown = "  ".join(f"{name.split('/', 1)[1]} {metrics[name]:.4f}" for name in WATCHED if name in metrics)
         print(f"step {step}/{self._steps}  {time.monotonic() - self._started:.1f} s  {shown}", flush=True)
+        self._measures = [*self._measures, metrics][-KEPT:]
+        self._sound()
         return not self.interrupted
+
+    def _sound(self) -> None:
+        """Say a collapse once, and that it has ended."""
+        from trainer.measure import alarm  # numpy takes longer than most commands
+
+        heard = alarm(self._measures)
+        now = None if heard is None else (heard.kind, heard.since_step)
+        if heard is not None and now != self._alarm:
+            print(f"alarm: {heard.text}", flush=True)
+        elif heard is None and self._alarm is not None:
+            print("alarm: over", flush=True)
+        self._alarm = now
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,7 +119,7 @@ def _train(config: TrainerConfig, directory: Path, overrides: Sequence[str]) -> 
 
     run = Terminal(directory, config.loop.steps)
     before = signal.signal(signal.SIGINT, run.interrupt)
-    again = " ".join(["python -m trainer", *overrides, f"out={directory}"])
+    again = shlex.join(["python", "-m", "trainer", *overrides, f"out={directory}"])
     try:
         metrics = train(to_mapping(config), run)
     except NonFiniteLoss as error:

@@ -84,7 +84,7 @@ def load(directory: Path, config: TrainerConfig, device: torch.device) -> dict[s
         known = found["format"] == FORMAT
     except Exception as error:  # a torn or foreign file raises anything from EOFError to UnpicklingError
         raise CheckpointError(
-            f"{path}: expected a checkpoint but it cannot be read ({error}). Remove it to train from the start."
+            f"{path}: expected a checkpoint but it cannot be read ({_cause(error)}). Remove it to train from the start."
         ) from error
     if not known:
         raise CheckpointError(f"{path}: expected format {FORMAT} but got {found['format']}. Remove it to train from the start.")
@@ -111,16 +111,28 @@ def contents(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn or foreign file raises anything from EOFError to UnpicklingError
-        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        foreign = _foreign(error)
         if foreign is None:
             raise CheckpointError(
                 f"{path}: expected a file of torch.save or safetensors but it cannot be read ({type(error).__name__}). "
                 "Copy it again, or save it again where it was made."
             ) from error
         raise CheckpointError(
-            f"{path}: expected tensors and plain values only but it holds objects ({foreign[1]}), and reading these would run code from "
+            f"{path}: expected tensors and plain values only but it holds objects ({foreign}), and reading these would run code from "
             "the file. Save the weights alone where it was made: torch.save(model.state_dict(), ...)."
         ) from error
+
+
+def _foreign(error: Exception) -> str | None:
+    """The object that torch's reader of plain values met, by name; None: something else is wrong."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return None if found is None else found[1]
+
+
+def _cause(error: Exception) -> str:
+    """In a few words: torch's own advice is pages long, and how to run what a file holds."""
+    foreign = _foreign(error)
+    return type(error).__name__ if foreign is None else f"it holds objects, {foreign}, whose reading would run code from the file"
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -222,7 +234,7 @@ def starting_weights(path: Path, config: TrainerConfig) -> dict[str, Tensor]:
     found = trained(path)
     theirs, ours = found.student, build(config).state_dict()
     before, now = leaves(found.config), leaves(config)
-    differing = [f"{name} was {before[name]!r} and is {now[name]!r}" for name in BACKBONE if _other(name, before[name], now[name])]
+    differing = [f"{name} was {before[name]!r} and is {now[name]!r}" for name in BACKBONE if _other(name, before, now)]
     if differing:
         raise CheckpointError(
             f"loop.start_from: expected the backbone of this configuration but {found.path} has another: {'; '.join(differing)}. "
@@ -245,9 +257,16 @@ def _part(name: str) -> str:
     return name if name.startswith("backbone.") else name.split(".")[0]
 
 
-def _other(name: str, before: object, now: object) -> bool:
-    """Whether weights of one value mean something else under the other; of LayerScale, whether there is any."""
-    return (before is None) != (now is None) if name == "model.layer_scale" else before != now
+def _other(name: str, before: Mapping[str, object], now: Mapping[str, object]) -> bool:
+    """Whether weights of one value mean something else under the other.
+
+    Of LayerScale whether there is any; of a crop's voxels, what positions in millimetres ask of it: nothing.
+    """
+    if name == "model.layer_scale":
+        return (before[name] is None) != (now[name] is None)
+    if name == "crops.global_size_voxels" and now["model.positions"] == "rotary" and now["model.positions_unit"] == "mm":
+        return False
+    return before[name] != now[name]
 
 
 def pack(state: Any) -> Any:

@@ -58,13 +58,13 @@ def all_rows(x: Float[Tensor, "rows *shape"]) -> Float[Tensor, "all_rows *shape"
     return x if ranks() == 1 else _AllRows.apply(x)  # type: ignore[no-untyped-call]
 
 
-def logsumexp_rows(x: Float[Tensor, "rows columns"]) -> Float[Tensor, "1 columns"]:
-    """log sum exp over the rows of all ranks; a rank may have none. Without gradient over several ranks."""
+def log_softmax_rows(x: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+    """log softmax of each column over the rows of all ranks; a rank may have none. Without gradient over several ranks."""
     if ranks() == 1:
-        return torch.logsumexp(x, dim=0, keepdim=True)
+        return torch.log_softmax(x, dim=0)
     greatest = x.amax(dim=0, keepdim=True) if len(x) else x.new_full((1, x.shape[1]), -torch.inf)
     dist.all_reduce(greatest, dist.ReduceOp.MAX)
-    return greatest + total((x - greatest).exp().sum(dim=0, keepdim=True)).log()
+    return x - greatest - total((x - greatest).exp().sum(dim=0, keepdim=True)).log()
 
 
 def first_gives(value: T) -> T:

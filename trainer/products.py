@@ -27,15 +27,31 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
+class GeluLinear(Linear):
+    """The same with GELU behind it; without gradient oneDNN applies it while the product is still in the cache."""
+
+    def forward(self, input: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
+        if torch.is_grad_enabled() or not _by_onednn(input, self.weight):
+            return F.gelu(linear(input, self.weight, self.bias))
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "gelu", [], "none")
+        return found
+
+
 def linear(
     x: Float[Tensor, "*rows inputs"], weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None = None
 ) -> Float[Tensor, "*rows outputs"]:
     """x weight' + bias, as `torch.nn.functional.linear` but for rounding."""
-    single = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
-    if not single or torch.compiler.is_compiling() or not onednn_is_faster():
+    if not _by_onednn(x, weight):
         return F.linear(x, weight, bias)
+    if not torch.is_grad_enabled():
+        return _product(x, weight, bias)
     found: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return found
+
+
+def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+    single = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
+    return single and not torch.compiler.is_compiling() and onednn_is_faster()
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from trainer.config import ConfigError, TrainerConfig, compose
 from trainer.data import Batch, DataError, Scan, batches, load_scans, places, split_scans
 from trainer.explorer import Drawn, write
 from trainer.measure.record import CropRecord
-from trainer.viewer import gallery
+from trainer.viewer import gallery, in_mm
 
 EXIT_DONE, EXIT_DIFFERS, EXIT_INVALID = 0, 1, 2
 
@@ -189,13 +189,13 @@ def _progress(done: int, of: int) -> None:
 
 
 def lines(scans: Sequence[Scan], batch: Batch, config: TrainerConfig) -> list[Row]:
-    """What is known of each crop: the columns of `crops.parquet`, its edge in mm and the HU window."""
+    """What is known of each crop: the columns of `crops.parquet`, its edges in mm (depth, height, width) and the HU window."""
     record = CropRecord(scans)
     record.add(batch, None)
-    spacing = {scan.name: scan.spacing_mm[0] for scan in scans}
+    spacing = {scans[int(n)].name: scans[int(n)].spacing_mm for n in np.unique(batch.scan)}
     window = [config.data.window_low_hu, config.data.window_high_hu]
     rows = record.table().drop_columns(["loss"]).to_pylist()
-    return [{**row, "edge_mm": round(row["size"] * spacing[row["scan"]], 2), "window_hu": window} for row in rows]
+    return [{**row, "edges_mm": [round(row["size"] * mm, 2) for mm in spacing[row["scan"]]], "window_hu": window} for row in rows]
 
 
 def text(row: Row) -> str:
@@ -204,8 +204,8 @@ def text(row: Row) -> str:
     corner = [row[f"corner_{axis}"] for axis in ("depth", "height", "width")]
     below = "  BELOW RATIO" if row["violation"] else ""
     return (
-        f"step {row['step']}  {row['scan']}  {row['kind']} {row['view']}  corner {corner}  edge {row['size']} voxels, {row['edge_mm']} mm  "
-        f"body {row['ratio']:.4f}  own {row['ratio_own']:.4f}  {place}{below}"
+        f"step {row['step']}  {row['scan']}  {row['kind']} {row['view']}  corner {corner}  edge {row['size']} voxels, "
+        f"{in_mm(row['edges_mm'])}  body {row['ratio']:.4f}  own {row['ratio_own']:.4f}  {place}{below}"
     )
 
 

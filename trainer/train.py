@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import time
@@ -105,10 +106,11 @@ def _train(settings: TrainerConfig, device: torch.device, progress: Progress, ru
 
     feed = batches(scans, split.train, settings, progress.step, rank(), ranks())
     try:
+        drawn = itertools.chain([next(feed)], feed)  # the first batch opens its scans, before the clock of the steps runs
         if settings.loop.steps == 0 and not resumed:  # the checkpoint holds what calibration found
-            calibrate(learner, feed)
+            calibrate(learner, drawn)
         while progress.step < settings.loop.steps and progress.stopped is None:
-            advance(learner, measures, progress, feed, settings, directory)
+            advance(learner, measures, progress, drawn, settings, directory)
             if is_measured(progress.step, settings):
                 metrics = measures.metrics() | loop_measures(progress, settings, speed)
                 progress.history = [*progress.history, metrics][-HISTORY:]
@@ -259,7 +261,8 @@ class Speed:
 
 
 def loop_measures(progress: Progress, settings: TrainerConfig, speed: Speed) -> dict[str, float]:
-    """`loop/updates_applied`: updates over steps. `loop/data_fraction`: share of the steps' time spent waiting for data.
+    """`loop/updates_applied`: updates over steps. `loop/data_fraction`: share of the steps' time spent waiting for data, but for the first
+    batch, which opens its scans before any step.
 
     `loop/samples_per_second`: scans. `loop/model_flop_utilisation`: arithmetic of the model over that of the device's own matrix
     product in the same time, on each rank. `loop/peak_memory_gib`: of the device, on CPU of the process.

@@ -121,10 +121,15 @@ def _crops(scan: Scan, batch: Batch, position: int, config: TrainerConfig) -> li
             colour, width = OUTSIDE if inside is None else GLOBALS[inside], 2
             place = " in neither" if inside is None else f" in {'AB'[inside]}"
         violated = bool(batch.violations[position, view])
-        edge = f"{edges[view] * scan.spacing_mm[0]:.0f} mm" + (" · below ratio" if violated else "")
+        edge = in_mm([round(edges[view] * mm) for mm in scan.spacing_mm]) + (" · below ratio" if violated else "")
         words = (f"{name}{place}", f"body {ratio:.2f} · own {own:.2f}", edge)
         found.append(_Crop(name, corners[view], edges[view], colour, width, images[view], words, violated))
     return found
+
+
+def in_mm(edges: Sequence[float]) -> str:
+    """A crop's edges (depth, height, width) in words: one where all are equal."""
+    return " x ".join(f"{edge:g}" for edge in (edges if len(set(edges)) > 1 else edges[:1])) + " mm"
 
 
 def _inside(

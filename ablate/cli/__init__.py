@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from enum import StrEnum
@@ -12,7 +11,8 @@ from typing import Annotated
 import typer
 
 from ablate.cli import completing
-from ablate.errors import AblateError, Interrupted, StudyError
+from ablate.cli.printing import print_json
+from ablate.errors import AblateError, Interrupted, StudyError, of_the_disk
 
 app = typer.Typer(
     name="ablate",
@@ -34,6 +34,9 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key=value for any v
 Root = Annotated[Path, typer.Option("--runs", help="Folder that holds all that is made.")]
 NoMlflow = Annotated[bool, typer.Option("--no-mlflow", help="Leave MLflow alone; `ablate sync` fills it later.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+EndAsJson = Annotated[
+    bool, typer.Option("--json", help="Print what `ablate report --json` prints, at the end; what happens goes to standard error.")
+]
 
 
 @app.command()
@@ -43,24 +46,22 @@ def run(
     no_mlflow: NoMlflow = False,
     detach: Annotated[bool, typer.Option("--detach", help="In the background: `ablate watch` attaches, `ablate stop` ends it.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Start also where the budget is estimated not to be enough.")] = False,
+    as_json: EndAsJson = False,
     runs: Root = Path("runs"),
 ) -> None:
     """Run a study; the same command goes on where it stopped."""
-    from ablate.cli.session import check_budget, run_study
+    from ablate.cli.session import check_budget, loaded_study, run_study
     from ablate.cli.session import detach as start_in_background
-    from ablate.loading import load
 
     words = [study, *(overrides or [])]
-    loaded = load(Path(study), overrides or [])
+    loaded = loaded_study(runs, study, overrides or [])
     if not yes:
         check_budget(loaded, runs)
     if detach:
         who = start_in_background(loaded, runs, ["run", *words, "--yes", "--runs", str(runs), *(["--no-mlflow"] if no_mlflow else [])])
-        name = loaded.study
-        typer.echo(f"{name}: {who} runs it in the background; it prints to {runs / name / 'controller.log'}.")
-        typer.echo(f"To look on: ablate watch {name}. To end it: ablate stop {name}.")
+        _print_started(loaded.study, who, runs, as_json)
         return
-    raise typer.Exit(run_study(loaded, runs, f"ablate run {' '.join(words)}", mlflow=not no_mlflow))
+    raise typer.Exit(run_study(loaded, runs, f"ablate run {' '.join(words)}", mlflow=not no_mlflow, as_json=as_json))
 
 
 @app.command()
@@ -74,17 +75,17 @@ def tune(
         Path | None, typer.Option("--write", help="Put the winner's settings, thresholds included, into this YAML config.")
     ] = None,
     no_mlflow: NoMlflow = False,
+    as_json: EndAsJson = False,
     runs: Root = Path("runs"),
 ) -> None:
     """Run the tuning phases alone, from the last carried winner; with --points it goes on where the last call ended."""
-    from ablate.cli.session import run_study, tuning_study, write_settings
-    from ablate.loading import load
+    from ablate.cli.session import loaded_study, run_study, tuning_study, write_settings
 
-    alone = tuning_study(load(Path(study), overrides or []), runs, points)
+    alone = tuning_study(loaded_study(runs, study, overrides or []), runs, points)
     words = [study, *(overrides or []), *([] if points is None else ["--points", str(points)])]
-    code = run_study(alone, runs, f"ablate tune {' '.join(words)}", mlflow=not no_mlflow)
+    code = run_study(alone, runs, f"ablate tune {' '.join(words)}", mlflow=not no_mlflow, as_json=as_json)
     if write is not None and code in (0, 1):
-        typer.echo(f"{write} has the settings. In one line: {write_settings(runs, alone.study, write)}")
+        typer.echo(f"{write} has the settings. In one line: {write_settings(runs, alone.study, write)}", err=as_json)
     raise typer.Exit(code)
 
 
@@ -95,6 +96,7 @@ def more(
     replicates: Annotated[int | None, typer.Option("--replicates", help="So many; none: as many as its phase allows.", min=3)] = None,
     no_mlflow: NoMlflow = False,
     detach: Annotated[bool, typer.Option("--detach", help="In the background: `ablate watch` attaches, `ablate stop` ends it.")] = False,
+    as_json: EndAsJson = False,
     runs: Root = Path("runs"),
 ) -> None:
     """More replicates of an arm and its baseline: fresh ones, in a study of their own, so that asking again flatters nobody."""
@@ -105,9 +107,9 @@ def more(
     words = ["more", study, arm, *([] if replicates is None else ["--replicates", str(replicates)])]
     if detach:
         who = start_in_background(alone, runs, [*words, "--runs", str(runs), *(["--no-mlflow"] if no_mlflow else [])])
-        typer.echo(f"{alone.study}: {who} runs it in the background. To look on: ablate watch {alone.study}.")
+        _print_started(alone.study, who, runs, as_json)
         return
-    raise typer.Exit(run_study(alone, runs, f"ablate {shlex.join(words)}", mlflow=not no_mlflow))
+    raise typer.Exit(run_study(alone, runs, f"ablate {shlex.join(words)}", mlflow=not no_mlflow, as_json=as_json))
 
 
 @app.command()
@@ -116,21 +118,22 @@ def confirm(
     overrides: Overrides = None,
     no_mlflow: NoMlflow = False,
     yes: Annotated[bool, typer.Option("--yes", help="Start also where the budget is estimated not to be enough.")] = False,
+    as_json: EndAsJson = False,
     runs: Root = Path("runs"),
 ) -> None:
     """Run the winner against the baseline again, at real length and size: does the short answer hold?"""
-    from ablate.cli.session import check_budget, run_study
-    from ablate.loading import load
+    from ablate.cli.session import check_budget, loaded_study, run_study
     from ablate.results import Results
     from ablate.transfer import confirming
 
     asked = overrides or []
-    loaded = load(Path(study), asked)
+    loaded = loaded_study(runs, study, asked)
     found = Results(runs, loaded.study)
     alone = confirming(found.study, found.conclusions, loaded, asked)
     if not yes:
         check_budget(alone, runs)
-    raise typer.Exit(run_study(alone, runs, f"ablate confirm {' '.join([study, *asked])}", mlflow=not no_mlflow))
+    command = f"ablate confirm {' '.join([study, *asked])}"
+    raise typer.Exit(run_study(alone, runs, command, mlflow=not no_mlflow, as_json=as_json))
 
 
 @app.command()
@@ -149,14 +152,14 @@ def plan(
     from dataclasses import asdict
 
     from ablate import preflight
+    from ablate.cli.session import loaded_study
     from ablate.cli.tables import print_plan
     from ablate.estimate import estimate, keep_pilot
     from ablate.foresight import foresight
-    from ablate.loading import load
     from ablate.offers import Offers
     from ablate.plan import plan as plan_study
 
-    loaded = load(Path(study), overrides or [])
+    loaded = loaded_study(runs, study, overrides or [])
     offers = Offers(loaded.trainer)
     planned = plan_study(loaded, offers)
     timed = None
@@ -174,7 +177,7 @@ def plan(
     document["preflight"] = preflight.kept(runs, loaded, offers.code_version())
     document["power"] = foresight(loaded, offers, planned, runs)
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
         print_plan(document, study)
 
@@ -192,7 +195,7 @@ def status(
 
     found = status_of(runs, _name(study) if study else the_study(runs)).model_dump(mode="json")
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         print_status(found)
 
@@ -225,7 +228,7 @@ def trials(
 
     found = trials_of(runs, _name(study) if study else the_study(runs), state=state, phase=phase, arm=arm)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         print_trials(found)
 
@@ -250,7 +253,7 @@ def logs(
 
     document, files = log_of(runs, trial, _name(study) if study else None, attempt)
     if as_json:
-        _print_json(document | {"text": log_text(files, tail)})
+        print_json(document | {"text": log_text(files, tail)})
         return
     typer.echo(f"{document['log']} (attempt {document['attempt']}, the trial is {document['state']})", err=True)
     if follow:
@@ -316,7 +319,7 @@ def compare(
 
     found = comparison(runs, _name(study), arms or [])
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         print_comparison(found)
 
@@ -333,7 +336,7 @@ def explain(
 
     found = explain_arm(runs, _name(study), arm)
     if as_json:
-        _print_json({"study": _name(study), "arms": found})
+        print_json({"study": _name(study), "arms": found})
     else:
         typer.echo("\n\n".join("\n".join(one["explained"]) for one in found))
 
@@ -348,7 +351,7 @@ def history(study: Study, as_json: AsJson = False, runs: Root = Path("runs")) ->
 
     found = Results(runs, _name(study)).history
     if as_json:
-        _print_json({"study": _name(study), "history": found})
+        print_json({"study": _name(study), "history": found})
         return
     for one in found:
         typer.echo(f"{datetime.fromtimestamp(one[TIME]).astimezone():%Y-%m-%d %H:%M}  {' '.join(one['changed'])}")
@@ -364,6 +367,7 @@ def export(
     optuna: Annotated[
         str | None, typer.Option("--optuna", help="Storage (sqlite:///x.db) for the tuning phases; optuna-dashboard opens it.")
     ] = None,
+    as_json: AsJson = False,
     runs: Root = Path("runs"),
 ) -> None:
     """Tables as CSV and LaTeX, tuning phases as Optuna studies."""
@@ -371,10 +375,13 @@ def export(
 
     if csv is None and latex is None and optuna is None:
         raise StudyError("ablate export", ["expected --csv DIR, --latex DIR or --optuna STORAGE but got none of them."])
-    for path in tables(runs, _name(study), csv, latex):
-        typer.echo(path)
-    for name in optuna_studies(runs, _name(study), optuna) if optuna else []:
-        typer.echo(f"{optuna}: {name}")
+    files = tables(runs, _name(study), csv, latex)
+    names = optuna_studies(runs, _name(study), optuna) if optuna else []
+    if as_json:
+        print_json({"study": _name(study), "files": [str(path) for path in files], "optuna": names})
+        return
+    for line in [*files, *(f"{optuna}: {name}" for name in names)]:
+        typer.echo(line)
 
 
 class Format(StrEnum):
@@ -397,7 +404,7 @@ def report(
 
     results = Results(runs, _name(study))
     if as_json:
-        _print_json(results.document())
+        print_json(results.document())
         return
     from ablate.cli.tables import print_answer
     from dashboards.report import write_as
@@ -435,12 +442,13 @@ def sync(
     register: Annotated[
         str | None, typer.Option("--register", metavar="NAME", help="Register the winner's backbone as a model of this name.")
     ] = None,
+    as_json: AsJson = False,
     runs: Root = Path("runs"),
 ) -> None:
     """Bring MLflow up to date with the truth under `runs/`."""
     from ablate.tracking.mlflow import sync as sync_mlflow
 
-    typer.echo(sync_mlflow(runs, _name(study), register=register))
+    _print_said({"study": _name(study), "said": sync_mlflow(runs, _name(study), register=register)}, as_json)
 
 
 @app.command()
@@ -451,6 +459,7 @@ def init(
         Path | None, typer.Option("--from-config", help="Your program's own YAML or JSON config: its settings become base and factors.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a commented study for your own trainer."""
     from ablate.cli.init import Kind
@@ -458,8 +467,7 @@ def init(
 
     if trainer not in list(Kind):
         raise StudyError("ablate init", [f"--trainer: expected one of {', '.join(Kind)} but got {trainer!r}."])
-    for line in write_study(path, Kind(trainer), from_config, force=force):
-        typer.echo(line)
+    _print_said({"said": "\n".join(write_study(path, Kind(trainer), from_config, force=force))}, as_json)
 
 
 @app.command()
@@ -469,7 +477,7 @@ def doctor(as_json: AsJson = False, runs: Root = Path("runs")) -> None:
 
     found = checks(runs)
     if as_json:
-        _print_json({"checks": found})
+        print_json({"checks": found})
     else:
         print_checks(found)
     raise typer.Exit(0 if all(check["ok"] for check in found) else 2)
@@ -485,15 +493,20 @@ def _name(study: str) -> str:
     return study
 
 
+def _print_started(study: str, who: str, runs: Path, as_json: bool) -> None:
+    """What runs in the background, and how to look on."""
+    log = runs / study / "controller.log"
+    said = (
+        f"{study}: {who} runs it in the background; it prints to {log}.\nTo look on: ablate watch {study}. To end it: ablate stop {study}."
+    )
+    _print_said({"study": study, "runs_it": who, "log": str(log), "said": said}, as_json)
+
+
 def _print_said(document: dict[str, object], as_json: bool) -> None:
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
         typer.echo(document["said"])
-
-
-def _print_json(document: object) -> None:
-    typer.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
 def main() -> None:
@@ -507,3 +520,9 @@ def main() -> None:
         sys.exit(Interrupted.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        known = of_the_disk(error)
+        if known is None:
+            raise
+        typer.echo(f"{known}", err=True)
+        sys.exit(known.exit_code)

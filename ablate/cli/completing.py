@@ -18,6 +18,9 @@ HEAD_BYTES = 16 * 2**10
 PLAIN = re.compile(r"[\w./,@%+-]+")
 """What Bash takes for one word as it stands; at `=` and `:` it breaks one while it completes."""
 
+TORN = re.compile(r"""['"\\]""")
+"""What typer's words for Zsh, which Zsh evaluates, do not carry: quotes are lost, and a backslash lets what follows it be run."""
+
 Completer = Callable[[typer.Context, str], list[str]]
 
 
@@ -36,12 +39,15 @@ def _offers(find: Callable[[typer.Context, str], Iterable[str]]) -> Completer:
 
 
 def _inserted(word: str, incomplete: str) -> str | None:
-    """A word as Bash must get it; other shells quote by themselves. None: what was typed so far does not allow it.
+    """A word as Bash must get it; other shells quote by themselves. None: that shell cannot get it after what is typed.
 
     Arms have blanks, commas and `=` in their names, at which Bash would break the word. Inside a quote it does not, so a word begins
     with one, unless something was typed already: then what is left is escaped.
     """
-    if os.environ.get("_ABLATE_COMPLETE") != "complete_bash" or PLAIN.fullmatch(word):
+    shell = os.environ.get("_ABLATE_COMPLETE")
+    if shell == "complete_zsh" and TORN.search(word):
+        return None
+    if shell != "complete_bash" or PLAIN.fullmatch(word):
         return word
     inside, rest = word.replace("'", "'\\''"), word[len(incomplete) :]
     if _in_quote(incomplete):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ablate.answer import level
 from ablate.cli.reading import chosen_arms
 from ablate.results import Results
 from ablate.study import BASELINE, REFERENCES
@@ -27,7 +28,8 @@ def _lines(document: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
     phase = next(one for one in document["phases"] if one["name"] == arm["phase"])
     baseline = next(one for one in phase["arms"] if one["name"] == "baseline")
     said = [f"{arm['phase']}/{arm['name']}: {arm['verdict']}. {arm['reason']}"]
-    changed = [f"{p}={v} (baseline {baseline['levels'].get(p)})" for p, v in arm["levels"].items() if baseline["levels"].get(p) != v]
+    own, others = arm["levels"], baseline["levels"]
+    changed = [f"{path}={level(value)} (baseline {level(others.get(path))})" for path, value in own.items() if others.get(path) != value]
     said.append(f"It changes: {'; '.join(changed) or 'nothing'}.")
     looks = phase["looks"]
     planned = f", looked at from {looks[0]} to {looks[1]}" if looks else ""

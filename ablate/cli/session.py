@@ -13,7 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from ablate import estimate
-from ablate.cli.finding import begun, opened
+from ablate.cli.finding import begun, opened, studies
+from ablate.cli.printing import print_json
 from ablate.cli.progress import Progress, view
 from ablate.cli.reading import chosen_arms
 from ablate.cli.watching import note_plan
@@ -22,11 +23,23 @@ from ablate.execution.detached import Detached
 from ablate.execution.handover import hydra_value
 from ablate.execution.lock import ControllerLock
 from ablate.further import further
+from ablate.loading import again, load
 from ablate.offers import Offers
 from ablate.plan import plan
 from ablate.results import Results
 from ablate.study import BASELINE, Budget, Study, Tune, asked_of
-from ablate.trial import merge, write_atomic
+from ablate.trial import write_atomic
+
+
+def loaded_study(runs: Path, study: str, changes: Sequence[str]) -> Study:
+    """The study of a file, or the one of that name as it was run here, under the settings asked for.
+
+    Raises:
+        StudyError: There is neither, or something of it is wrong.
+    """
+    if Path(study).suffix not in (".yaml", ".yml") and study in studies(runs):
+        return again(Results(runs, study).study, changes)
+    return load(Path(study), changes)
 
 
 def check_budget(study: Study, runs: Path) -> None:
@@ -44,15 +57,18 @@ def check_budget(study: Study, runs: Path) -> None:
         estimate.check(estimate.estimate(study, offers, plan(study, offers, finished=finished), runs) if finished else estimated)
 
 
-def run_study(study: Study, runs: Path, command: str, *, mlflow: bool = True) -> int:
+def run_study(study: Study, runs: Path, command: str, *, mlflow: bool = True, as_json: bool = False) -> int:
     """Run, report, and say what came of it.
+
+    Args:
+        as_json: Print one JSON document at the end, the report's; all else goes to standard error.
 
     Returns:
         0 done, 1 trials failed for good, 3 interrupted and resumable.
     """
     from ablate import runner
 
-    console = Console()
+    console = Console(stderr=as_json)
     progress = Progress(study, runs, plan(study, Offers(study.trainer)).trials_at_most)
     note_plan(runs, study.study, progress.trials_at_most)
     try:
@@ -60,11 +76,15 @@ def run_study(study: Study, runs: Path, command: str, *, mlflow: bool = True) ->
             runner.run(study, runs, observer)
     except (Interrupted, BudgetSpent) as stopped:
         console.print(f"{stopped}\nTo go on: {command}", markup=False, highlight=False, soft_wrap=True)
+        if as_json:
+            print_json({"study": study.study, "said": str(stopped), "to_go_on": command})
         return stopped.exit_code
     except BaselineFailed:
-        finish(study, runs, console, mlflow=mlflow)  # what is known all the same, before the message that says why it ended
+        finish(
+            study, runs, console, mlflow=mlflow, as_json=as_json
+        )  # what is known all the same, before the message that says why it ended
         raise
-    return finish(study, runs, console, mlflow=mlflow)
+    return finish(study, runs, console, mlflow=mlflow, as_json=as_json)
 
 
 def detach(study: Study, runs: Path, arguments: Sequence[str]) -> str:
@@ -88,7 +108,7 @@ def detach(study: Study, runs: Path, arguments: Sequence[str]) -> str:
     return background.start(study, arguments)
 
 
-def finish(study: Study, runs: Path, console: Console, *, mlflow: bool) -> int:
+def finish(study: Study, runs: Path, console: Console, *, mlflow: bool, as_json: bool = False) -> int:
     """Write the report, bring MLflow up to date, print the answer."""
     from ablate.cli.tables import print_answer
     from ablate.tracking.store import ui_hint
@@ -96,10 +116,14 @@ def finish(study: Study, runs: Path, console: Console, *, mlflow: bool) -> int:
 
     results = Results(runs, study.study)
     page = write(results, runs / study.study / "report.html")
-    print_answer(results)
+    document = results.document()
+    if not as_json:
+        print_answer(results)
     said = sync_apart(study, runs) if mlflow else f"left alone; later: ablate sync {study.study}"
     console.print(f"\nreport: {page}\nMLflow: {said}\nto open MLflow: {ui_hint(runs)}", markup=False, highlight=False, soft_wrap=True)
-    return 1 if results.document()["failed_trials"] else 0
+    if as_json:
+        print_json(document | {"report": str(page), "mlflow": said})
+    return 1 if document["failed_trials"] else 0
 
 
 @contextmanager
@@ -218,7 +242,7 @@ def _added(study: str, runs: Path, points: int | None) -> list[int]:
 
 
 def write_settings(runs: Path, study: str, path: Path) -> str:
-    """Put the winner's settings, tuned thresholds included, into a YAML config; other keys stay.
+    """Put the winner's settings, tuned thresholds included, into a YAML config; other keys and comments stay.
 
     Returns:
         The same as words of a command line, `path=value`, quoted for a shell: what a Hydra application takes.
@@ -226,11 +250,12 @@ def write_settings(runs: Path, study: str, path: Path) -> str:
     Raises:
         StudyError: The file exists and is not a YAML mapping.
     """
-    from ablate.loading.reading import dump_yaml, load_mapping
+    from ablate.loading.editing import with_settings
+    from ablate.loading.reading import load_mapping
 
     results = Results(runs, study)
     levels = dict(results.conclusions[-1].winner_levels)
     levels |= {threshold: row["recommended"] for threshold, row in results.document()["thresholds"].items()}
-    config = load_mapping(path) if path.exists() else {}
-    write_atomic(path, dump_yaml(merge(config, levels)))
+    there = path.exists() and bool(load_mapping(path))
+    write_atomic(path, with_settings(path.read_text(encoding="utf-8-sig") if there else "", levels))
     return shlex.join(f"{setting}={hydra_value(level)}" for setting, level in levels.items())

@@ -19,7 +19,18 @@ from typing import cast
 from ablate.command import DIRECTORY, Command
 from ablate.execution.base import Beside, Nobody, Order
 from ablate.execution.command import CommandTrainer, Ended, OthersFailed, along, left_checkpoint
-from ablate.trial import PAUSED, AttemptFiles, Cause, Outcome, TrialFiles, TrialSpec, metric_line, sync_files, write_atomic
+from ablate.trial import (
+    PAUSED,
+    AttemptFiles,
+    Cause,
+    Outcome,
+    TrialFiles,
+    TrialSpec,
+    measurable,
+    metric_line,
+    sync_files,
+    write_atomic,
+)
 
 OWN_FILES = ("metrics.jsonl", "outcome.json", "began.json", "log.txt", "stop")
 """What the platform writes into an attempt; never copied as it is into a later one."""
@@ -132,7 +143,7 @@ def run_attempt(
     except (Exception, SystemExit) as error:  # a trainer that calls sys.exit ends its trial, not the worker
         cause, message = classify(error), f"{type(error).__name__}: {error}"
         _note(files, traceback.format_exc())
-    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    finite = {name: value for name, value in metrics.items() if measurable(value)}
     outcome = Outcome(
         order.signature,
         order.attempt,

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 import psutil
 
+from ablate.errors import NotWritable
 from ablate.trial import write_atomic
 
 EventKind = Literal[
@@ -145,8 +146,24 @@ class WorkerFiles:
         return [self.inbox / name for _, name in sorted(found)]
 
     def create(self, settings: WorkerSettings) -> None:
-        """Make the directory of a worker that is about to be started."""
-        self.inbox.mkdir(parents=True)
+        """Make the directory of a worker that is about to be started: closed to others, since what it runs is unpickled from there.
+
+        Raises:
+            NotWritable: The folder of all workers is another user's.
+        """
+        workers = self.directory.parent
+        workers.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700)
+        theirs, ours = workers.stat(), self.directory.stat()
+        if theirs.st_uid != ours.st_uid:  # not the process's own number, which a file server may map to another one
+            self.directory.rmdir()
+            raise NotWritable(
+                f"{workers}: expected a folder of user {ours.st_uid}, who starts workers from it, but it is of user {theirs.st_uid}, who "
+                "could put anything there. Move it away, or choose another place with --runs."
+            )
+        if theirs.st_mode & 0o077:
+            workers.chmod(0o700)
+        self.inbox.mkdir()
         write_atomic(self.settings, json.dumps(asdict(settings)), durable=False)
 
 

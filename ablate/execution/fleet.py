@@ -18,7 +18,7 @@ from ablate.execution.slots import VARIABLE, Slots
 from ablate.study import Study
 
 START_FAILURES = 3
-"""Workers in a row that never reported before the run gives up."""
+"""Tries in a row, of as many workers as are missing, of which some never reported and none did, before the run gives up."""
 
 TAKEN_BACK = "taken back"
 """A worker that was asked for and is no longer wanted: nobody's failure."""
@@ -159,7 +159,7 @@ class Fleet:
         Raises:
             AblateError: No worker can be started.
         """
-        dead = []
+        dead, failed = [], ""
         for member in self.members:
             if member.born:
                 if not self.executor.alive(member.files):
@@ -171,9 +171,10 @@ class Fleet:
                 failure = self._unborn(member)
                 if failure is not None:
                     dead.append(member)
-                    if failure != TAKEN_BACK:
-                        self._give_up_after(failure)
+                    failed = failure if failure != TAKEN_BACK else failed
         self.members = [member for member in self.members if member not in dead]
+        if failed:  # workers that were started together fail together: one try
+            self._give_up_after(failed)
         return dead
 
     def _unborn(self, member: Member) -> str | None:
@@ -218,7 +219,7 @@ class Fleet:
         self._failures += 1
         if self._failures >= START_FAILURES:
             raise AblateError(
-                f"{self.directory}: expected a worker to start but {self._failures} in a row did not: {failure} "
+                f"{self.directory}: expected a worker to start but {self._failures} tries in a row gave none: {failure} "
                 "Run `ablate doctor`, or use `executor=inline`. Nothing is lost: the same command goes on."
             )
 

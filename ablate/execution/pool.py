@@ -8,17 +8,18 @@ a controller that starts finds out from the files what its predecessor did not r
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from ablate.errors import Interrupted, LedgerError, Reopened
+from ablate.errors import BudgetSpent, Interrupted, LedgerError, Reopened
 from ablate.execution import evidence, requests, sbatch
 from ablate.execution.base import Executor, Order, QueueEvent, Timing, WorkerSettings
 from ablate.execution.clock import SYSTEM, Clock
@@ -31,12 +32,16 @@ from ablate.execution.requests import STOPS, What, request
 from ablate.execution.slots import Slots, fitting
 from ablate.execution.slurm import Slurm
 from ablate.execution.watch import Limits, Running, exceeded, greedy, memory_is_low
-from ablate.execution.worker import claim
+from ablate.execution.worker import claim, under_way
 from ablate.ledger import Ledger, TrialRecord
 from ablate.study import Study
 from ablate.trial import Cause, TrialFiles, TrialSpec, TrialState, accept, read_metrics, read_outcome, result_of, write_atomic
+from ablate.words import counted
 
 __all__ = ["Queue", "QueueEvent", "Timing", "holder", "request"]
+
+LOOKED_AHEAD = 32
+"""Trials that wait and are looked at for one that no other study trains: each look asks the file system."""
 
 SESSION_S = 5.0
 """How often the controller's time is put on record."""
@@ -95,6 +100,10 @@ class Queue:
         self._work = _Work()
         self._until: int | None = None
         self._asked_to_stop = 0
+        self._others: dict[str, tuple[float, bool]] = {}
+        self._awaited: set[str] = set()
+        self._spent = ""
+        """Which of the study's times is used up."""
         self._completing = False
         self._ending_now = False
         directory = self.root / study.study
@@ -191,6 +200,7 @@ class Queue:
 
         Raises:
             Interrupted: On Ctrl-C, SIGTERM or a stop request; running trials saved their checkpoints, the same call goes on.
+            BudgetSpent: The study's time is used up; the same holds.
             LedgerError: The disk is full, or the ledger cannot be written.
             Reopened: A retry opened phases again.
             AblateError: No worker can be started.
@@ -201,7 +211,7 @@ class Queue:
             self._open(specs)
             while self._work.specs:
                 self._listen()
-                if self._asked_to_stop:
+                if self._asked_to_stop or self._spent:
                     self._stop()
                 happened = self._turn(assign=True)
                 # Workers have their next order by them, so that a large fleet may be looked at less often: each look asks the file system.
@@ -365,13 +375,15 @@ class Queue:
     def _assign(self) -> list[tuple[Member, Order]]:
         given = []
         while self._work.waiting and (member := self._fleet.next_free()) is not None:
-            signature = self._work.waiting.popleft()
+            signature = self._next(idle=not member.held)
+            if signature is None:
+                break
             record = self.ledger.trial(signature)
             if self._finished(record):  # another study completed it meanwhile
                 self._work.specs.pop(signature, None)
                 continue
             trial = TrialFiles(self.root, signature)
-            number = claim(trial, above=record.attempt or 0)
+            number = claim(trial, above=record.attempt or 0, study=self.study.study)
             if not trial.spec.exists():
                 write_atomic(trial.spec, self._work.specs[signature].to_json())
             timeout_s = None if self.study.timeout_min is None else 60 * self.study.timeout_min
@@ -382,6 +394,34 @@ class Queue:
             member.held[order.key] = order
             given.append((member, order))
         return given
+
+    def _next(self, *, idle: bool) -> str | None:
+        """The next trial that waits and that no other study trains just now: such a result is awaited, as long as that study lives.
+
+        Args:
+            idle: Whether a worker has nothing to do; else what a study that seems dead had claimed comes after all others.
+        """
+        awaited = set()
+        for _ in range(min(len(self._work.waiting), LOOKED_AHEAD)):
+            signature = self._work.waiting.popleft()
+            other = under_way(TrialFiles(self.root, signature), above=self.ledger.trial(signature).attempt or 0)
+            if other in (None, self.study.study) or (idle and not self._lives(str(other))):
+                return signature
+            awaited.add(str(other))
+            self._work.waiting.append(signature)
+        for study in sorted(awaited - self._awaited if idle else set()):
+            self._awaited.add(study)
+            self._emit(QueueEvent("worker", text=f"waits for trials that the study {study} runs just now"))
+        return None
+
+    def _lives(self, study: str) -> bool:
+        """Whether another study has a controller; asked now and then, since whoever asks holds its lock for an instant."""
+        now = self._clock.now_s()
+        asked, lives = self._others.get(study, (-math.inf, False))
+        if now - asked >= self.timing.renew_s:
+            lives = study != "" and holder(self.root, study) is not None
+            self._others[study] = now, lives
+        return lives
 
     def _watch(self) -> None:
         """See which attempts began, how far they are, and which are over their time without reporting."""
@@ -403,6 +443,19 @@ class Queue:
         if now - self._touched > SESSION_S:
             self._touched = now
             self.ledger.touch_session(self._session, now - self._entered)
+            self._spent = self._budget_spent(now)
+
+    def _budget_spent(self, now: float) -> str:
+        """Which of the study's times is used up, what still runs counted in."""
+        if self.study.budget.hours is None and self.study.budget.gpu_hours is None:
+            return ""
+        used = self.ledger.used()
+        running_s = sum(
+            (now - running.began) * member.gpus
+            for running in self._work.running.values()
+            if running.began is not None and (member := self._fleet.holding(running.order.key)) is not None
+        )
+        return replace(used, gpu_seconds=used.gpu_seconds + running_s).spent(self.study.budget)
 
     def _end(self, running: Running, cause: Cause, text: str) -> None:
         """Kill its worker; the attempt is settled when that is gone."""
@@ -455,10 +508,11 @@ class Queue:
         """Ask what runs to save a checkpoint, wait a moment, and leave.
 
         Raises:
-            Interrupted: Always.
+            BudgetSpent: Because of that.
+            Interrupted: Otherwise.
         """
         asked = self._asked_to_stop
-        text = "Running trials save a checkpoint first (Ctrl-C again: without waiting)."
+        text = f"{'The budget is spent. ' if self._spent else ''}Running trials save a checkpoint first (Ctrl-C again: without waiting)."
         self._emit(QueueEvent("stopping", text="Running trials are ended now." if self._ending_now else text))
         back = self._fleet.take_back(self._fleet.members)
         with self.ledger.transaction():
@@ -475,6 +529,8 @@ class Queue:
                 self._end_running()
         total = len(self._work.specs)
         still = f"; {len(self._work.running)} still at work end by themselves" if self._work.running else ""
+        if self._spent:
+            raise BudgetSpent(f"{self._spent} {counted(total, 'trial')} of this step to do{still}.")
         raise Interrupted(f"{self.study.study}: stopped with {total} trials of this step to do{still}. Nothing is lost.")
 
     def _end_running(self) -> None:

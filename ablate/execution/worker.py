@@ -171,15 +171,42 @@ def run_alone(trial: TrialFiles) -> int:
     return 1
 
 
-def claim(trial: TrialFiles, above: int = 0) -> int:
-    """The number of a new attempt, whose directory is now the caller's; studies that share the trial never get the same."""
+def under_way(trial: TrialFiles, above: int) -> str | None:
+    """The study that claimed the latest attempt, where that has a number above this one and its result may yet come; none: nobody did.
+
+    Nothing, as a text, where the attempt does not say whose it is.
+    """
+    try:
+        number = max(int(entry.name) for entry in trial.attempt(0).directory.parent.iterdir() if entry.name.isdigit())
+    except (FileNotFoundError, ValueError):
+        return None
+    if number <= above:
+        return None
+    files = trial.attempt(number)
+    outcome = read_outcome(files)
+    if outcome is not None and (outcome.cause is not None or trial.accepted.exists()):
+        return None
+    try:
+        return files.claimed.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def claim(trial: TrialFiles, above: int = 0, study: str = "") -> int:
+    """The number of a new attempt, whose directory is now the caller's; studies that share the trial never get the same.
+
+    Args:
+        study: Who claims it, for others to see.
+    """
     attempts = trial.attempt(0).directory.parent
     attempts.mkdir(parents=True, exist_ok=True)
     number = max([above, *(int(entry.name) for entry in attempts.iterdir() if entry.name.isdigit())])
     while True:
         number += 1
         with contextlib.suppress(FileExistsError):
-            trial.attempt(number).directory.mkdir()
+            files = trial.attempt(number)
+            files.directory.mkdir()
+            files.claimed.write_text(study, encoding="utf-8")
             return number
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool, StaticPool
 
-from ablate.errors import LedgerError
+from ablate.errors import LedgerError, LedgerFull
 
 
 def open_engine(path: Path, *, read_only: bool) -> Engine:
@@ -81,7 +81,9 @@ def explained(path: Path) -> Iterator[None]:
         text = str(error.orig if isinstance(error, DatabaseError) else error)
         if isinstance(error, OSError):
             text = error.strerror or text
+        kind = LedgerError
         if "disk is full" in text or "No space left" in text or "disk I/O" in text:
+            kind = LedgerFull
             mend = "The disk is full or failing: free some space and run the same command again. Nothing that was recorded is lost."
         elif "locked" in text:
             mend = "Another process keeps it open for writing; end that one and run the same command again."
@@ -91,4 +93,4 @@ def explained(path: Path) -> Iterator[None]:
             mend = "It is damaged. Move it away and run the same command: finished trials are found again under `trials/`."
         else:
             mend = "Run `ablate doctor`."
-        raise LedgerError(f"{path}: expected a ledger that can be read and written but got: {text}. {mend}") from error
+        raise kind(f"{path}: expected a ledger that can be read and written but got: {text}. {mend}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ablate.study import Budget
 from ablate.trial import Cause, TrialState
 
 
@@ -81,3 +82,16 @@ class Used:
     """Signatures behind `trials`."""
     gpu_seconds: float = 0.0
     """Time of all attempts that ended, whatever their end, times the GPUs of their worker."""
+
+    def spent(self, budget: Budget) -> str:
+        """Which time of a budget is used up, with what to do; nothing where none is. Trials are another matter: they fit or they do not."""
+        for key, unit, seconds, hours in (
+            ("hours", "hours", self.seconds, budget.hours),
+            ("gpu_hours", "GPU-hours", self.gpu_seconds, budget.gpu_hours),
+        ):
+            if hours is not None and seconds > hours * 3600:
+                return (
+                    f"budget.{key}: {seconds / 3600:.3g} of {hours:g} {unit} are used. "
+                    f"Nothing is lost: raise budget.{key} in the study file and run the same command again."
+                )
+        return ""

@@ -13,7 +13,7 @@ from ablate.loading.problem import Problem, pruned
 from ablate.offers import Offers, callable_problem
 from ablate.study import Study, Trainer
 
-__all__ = ["load", "study_name"]
+__all__ = ["again", "load", "study_name"]
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Study:
@@ -29,6 +29,24 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
         StudyError: Every problem of the file and of the overrides.
     """
     document, problems = reading.read_file(path)
+    return _checked(document, problems, changes, path)
+
+
+def again(study: Study, changes: Sequence[str] = ()) -> Study:
+    """A study as it was run, under other settings and checked as its file would be; the file itself need not be there any more.
+
+    Raises:
+        StudyError: Every problem of the overrides.
+    """
+    return _checked(study.model_dump(mode="json", by_alias=True, exclude_defaults=True), [], changes, None)
+
+
+def _checked(document: dict[str, object], problems: list[Problem], changes: Sequence[str], path: Path | None) -> Study:
+    """A document with the overrides in it, checked.
+
+    Args:
+        path: Of its file; none: it has been run, and the study that may follow it is not looked for.
+    """
     document, offers, found = _overridden(checks.with_dotted_levels(document), changes)
     document, unread = programs.resolved(checks.with_dotted_levels(document))
     problems += found + unread + programs.kinds(document) + programs.problems_of(document) + programs.viewer(document)
@@ -37,7 +55,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
         problems += checks.settings(document, offers)
         document = checks.coerced(document, offers)
     study, found = _validated(document)
-    problems += found + checks.companion(document, path)
+    problems += found + (checks.companion(document, path) if path is not None else [])
     if problems:
         # What has no problem of its own is checked further, so that one mistake hides no other.
         study, _ = _validated(pruned(document, problems))
@@ -47,7 +65,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
         study = trainable.completed(study, offers)
         problems += [p for p in trainable.problems_of(study, offers) if not _follows(p, problems)]
     if problems or study is None:
-        raise StudyError(str(path), list(dict.fromkeys(str(problem) for problem in problems)))
+        raise StudyError(str(path or document.get("study")), list(dict.fromkeys(str(problem) for problem in problems)))
     return study
 
 

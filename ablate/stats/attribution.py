@@ -47,7 +47,11 @@ class Attribution:
 
 
 def attribute(
-    components: Sequence[str], cells: Mapping[Components, Mapping[int, float]], alpha: float, smallest_effect: float, sign: int = 1
+    components: Sequence[str],
+    cells: Mapping[Components, Mapping[int, float]],
+    alpha: float,
+    smallest_effect: float,
+    sign: int = 1,
 ) -> Attribution:
     """Path, leave-one-out and Shapley values of a winner that has all of `components` on.
 
@@ -64,13 +68,23 @@ def attribute(
     everything = frozenset(components)
     missing = tuple(c for c in _subsets(components) if not any(math.isfinite(v) for v in cells.get(c, {}).values()))
     path, stops = _path(components, cells, alpha, sign)
-    without = tuple(
-        _share(name, paired(cells.get(everything, {}), cells.get(everything - {name}, {}), sign), alpha / len(components))
-        for name in components
+    without, needs = losses(
+        cells.get(everything, {}), {name: cells.get(everything - {name}, {}) for name in components}, alpha, smallest_effect, sign
     )
-    needs = {share.name: _need(share, smallest_effect) for share in without}
     shapley = () if missing else tuple(_shapley(name, components, cells, alpha, sign) for name in components)
     return Attribution(path, stops, without, needs, shapley, missing, tuple(_sentences(path, stops, without, needs, shapley, missing)))
+
+
+def losses(
+    whole: Mapping[int, float], without: Mapping[str, Mapping[int, float]], alpha: float, smallest_effect: float, sign: int = 1
+) -> tuple[tuple[Share, ...], dict[str, Need]]:
+    """What a whole loses without each of its components, and whether that one is needed, by the rule of `attribute`.
+
+    Args:
+        without: Component to what was measured without it.
+    """
+    shares = tuple(_share(name, paired(whole, found, sign), alpha / len(without)) for name, found in without.items())
+    return shares, {share.name: _need(share, smallest_effect) for share in shares}
 
 
 def _subsets(components: Sequence[str]) -> list[Components]:
@@ -130,6 +144,23 @@ def _named(components: Components) -> str:
     return "the baseline" if not components else " + ".join(sorted(components))
 
 
+def losses_in_words(without: Sequence[Share], needs: Mapping[str, Need], whole: str) -> list[str]:
+    """A sentence for each component of what is called `whole`."""
+    said = []
+    for share in without:
+        figures = "" if share.low is None else f" ({share.mean:+.3g}, {share.low:+.3g} to {share.high:+.3g})"
+        said.append(
+            {
+                "needed": f"{share.name} is needed: without it {whole} loses{figures}.",
+                "can go": f"{share.name} can go: what {whole} loses without it is below the smallest effect{figures}.",
+                "open": f"Whether {share.name} is needed is open{figures}"
+                + (f": {share.pairs} pairs, 3 with some spread are needed." if share.low is None else "."),
+                "not measured": f"Whether {share.name} is needed was not measured: no run of {whole} without it.",
+            }[needs[share.name]]
+        )
+    return said
+
+
 def _sentences(
     path: Sequence[Share],
     stops: str | None,
@@ -146,17 +177,7 @@ def _sentences(
         )
     if stops is not None:
         said.append(f"The path ends there: {stops}.")
-    for share in without:
-        figures = "" if share.low is None else f" ({share.mean:+.3g}, {share.low:+.3g} to {share.high:+.3g})"
-        said.append(
-            {
-                "needed": f"{share.name} is needed: without it the winner loses{figures}.",
-                "can go": f"{share.name} can go: what the winner loses without it is below the smallest effect{figures}.",
-                "open": f"Whether {share.name} is needed is open{figures}"
-                + (f": {share.pairs} pairs, 3 with some spread are needed." if share.low is None else "."),
-                "not measured": f"Whether {share.name} is needed was not measured: no run of the winner without it.",
-            }[needs[share.name]]
-        )
+    said += losses_in_words(without, needs, "the winner")
     if missing:
         said.append(f"No Shapley values: {len(missing)} of the cells were not measured, first {_named(missing[0])}.")
     elif shapley:

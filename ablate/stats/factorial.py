@@ -284,4 +284,5 @@ def _figures(effect: Contrast, what: str = "") -> str:
 def _without(effect: Contrast) -> str:
     if not effect.lost:
         return ""
-    return f" Without replicate {', '.join(map(str, effect.lost))}, where not all of these cells have a result."
+    lost = f"replicate{'' if len(effect.lost) == 1 else 's'} {', '.join(map(str, effect.lost))}"
+    return f" Without {lost}, where not all of these cells have a result."

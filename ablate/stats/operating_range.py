@@ -17,7 +17,7 @@ SURE = 0.9
 STEEP = 2.0
 """A fall of so many smallest effects within a tenth of the range beyond the region's edge is called a cliff."""
 
-_SAMPLES, _SLICE = 1024, 101
+_SAMPLES, _SLICE, _MAP = 1024, 101, 41
 
 UNSURE = (
     f"Nowhere is the objective within the smallest effect of the best with probability {SURE:g}: the range rests on predicted means alone. "
@@ -61,11 +61,26 @@ class Span:
     """The stretch around the recommended point that is probably (`SURE`) within the smallest effect of the best."""
     low_open: bool
     high_open: bool
-    """Whether the stretch reaches the end of the range that was searched: where it ends is then not known."""
+    """Whether the stretch reaches the outermost measured point: where it ends is then not known."""
     sensitivity: float
-    """Best minus worst predicted objective over the whole range."""
+    """Best minus worst predicted objective between the outermost measured points."""
     cliffs: tuple[float, ...]
-    """Edges beyond which the objective falls by `STEEP` smallest effects within a tenth of the range."""
+    """Edges beyond which the objective falls, as surely as the stretch is good, by `STEEP` smallest effects within a tenth of the range."""
+    measured: tuple[float, float]
+    """The outermost measured points: beyond them nothing is known."""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What is predicted over the two thresholds that matter most, all others at the recommended point."""
+
+    x: str
+    y: str
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+    """Settings, evenly over what was searched (by their logarithms where those were searched)."""
+    rows: tuple[str, ...]
+    """A letter a setting, a row for each of `ys`: `g` as good as the best, `f` feasible, `x` not feasible."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,8 @@ class OperatingRange:
     dropped: tuple[str, ...]
     """What was left out, each in words."""
     sentences: tuple[str, ...]
+    regions: Regions | None = None
+    """Of two thresholds or more."""
 
 
 def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured], smallest_effect: float, sign: int = 1) -> OperatingRange:
@@ -107,12 +124,12 @@ def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured],
     means[good] = sign * _means(feasible)
     surrogate = fit(at[good], means[good], _noise(feasible))
     space = _space(len(thresholds), at)
-    allowed = _nearest(space, at, good)
+    allowed = _nearest(space, at, good) & _within(space, at)
     # The best is sought at measured points only: beside a cliff a smooth surrogate overshoots where nothing was measured.
     best, inside = _sure(surrogate, at, good, smallest_effect)
     _, sure = _sure(surrogate, space, allowed, smallest_effect, best)
     certain = bool(sure.any())
-    if not sure.any():
+    if not certain:
         sure = np.concatenate([np.zeros(_SAMPLES, dtype=bool), inside])
     if not sure.any():
         return _nothing(thresholds, points, usable, feasible, dropped)
@@ -126,7 +143,8 @@ def operating_range(thresholds: Sequence[Threshold], points: Sequence[Measured],
     predicted = sign * float(mean[0])
     told = _sentences(recommended, predicted, float(deviation[0]), spans, share, worst, int(inside.sum()), dropped, smallest_effect)
     said = told if certain else (UNSURE, *told)
-    return OperatingRange(recommended, predicted, float(deviation[0]), spans, share, worst, int(inside.sum()), dropped, said)
+    regions = _regions(thresholds, surrogate, middle, spans, best, smallest_effect if certain else None, at, good)
+    return OperatingRange(recommended, predicted, float(deviation[0]), spans, share, worst, int(inside.sum()), dropped, said, regions)
 
 
 def _usable(thresholds: Sequence[Threshold], points: Sequence[Measured]) -> tuple[list[Measured], tuple[str, ...]]:
@@ -207,15 +225,24 @@ def _nearest(
     return found
 
 
+def _within(where: Float[np.ndarray, "n factors"], at: Float[np.ndarray, "points factors"]) -> np.ndarray:
+    """Which settings lie between measured points in every threshold: beyond the outermost one the surrogate only goes on as it was."""
+    found: np.ndarray = np.all((where >= at.min(axis=0)) & (where <= at.max(axis=0)), axis=1)
+    return found
+
+
 def _sure(
     surrogate: Surrogate, where: Float[np.ndarray, "n factors"], allowed: np.ndarray, smallest_effect: float, best: float | None = None
 ) -> tuple[float, np.ndarray]:
-    """The best predicted mean, and where a setting is within the smallest effect of it with probability `SURE` (if nowhere: .5)."""
+    """The best predicted mean, and where a setting is within the smallest effect of it with probability `SURE` (if nowhere: .5).
+
+    What is predicted above the best measured point makes no setting surer: beside a cliff the surrogate overshoots, and does not know it.
+    """
     from scipy.special import ndtri
 
     mean, deviation = surrogate.predict(where)
     top = float(np.max(mean[allowed])) if best is None else best
-    sure = allowed & (mean - ndtri(SURE) * deviation >= top - smallest_effect)
+    sure = allowed & (np.minimum(mean, top) - ndtri(SURE) * deviation >= top - smallest_effect)
     return top, sure if sure.any() or best is not None else allowed & (mean >= top - smallest_effect)
 
 
@@ -239,10 +266,14 @@ def _span(
     at: Float[np.ndarray, "points factors"],
     good: np.ndarray,
 ) -> Span:
-    steps = np.unique(np.append(np.linspace(0, 1, _SLICE), middle[i]))
+    from scipy.special import ndtri
+
+    least, most = at[:, i].min(), at[:, i].max()
+    steps = np.unique(np.append(np.linspace(least, most, _SLICE), middle[i]))
     line = np.repeat(middle[None, :], len(steps), axis=0)
     line[:, i] = steps
-    mean, _ = surrogate.predict(line)
+    mean, deviation = surrogate.predict(line)
+    highest = mean + ndtri(SURE) * deviation  # a fall where nothing was measured near is the surrogate's, not the trainer's
     _, sure = _sure(surrogate, line, _nearest(line, at, good), smallest_effect, best)
     here = int(np.searchsorted(steps, middle[i]))
     first = last = here
@@ -255,11 +286,43 @@ def _span(
         (first, (steps < steps[first]) & (steps >= steps[first] - 0.1)),
         (last, (steps > steps[last]) & (steps <= steps[last] + 0.1)),
     ):
-        if beyond.any() and mean[edge] - mean[beyond].min() >= STEEP * smallest_effect:
+        if beyond.any() and mean[edge] - highest[beyond].min() >= STEEP * smallest_effect:
             cliffs.append(_scaled(thresholds[i], float(steps[edge])))
     t = thresholds[i]
     low, high = _scaled(t, float(steps[first])), _scaled(t, float(steps[last]))
-    return Span(t.name, low, high, first == 0, last == len(steps) - 1, float(np.ptp(mean)), tuple(cliffs))
+    ends = _scaled(t, float(least)), _scaled(t, float(most))
+    return Span(t.name, low, high, first == 0, last == len(steps) - 1, float(np.ptp(mean)), tuple(cliffs), ends)
+
+
+def _regions(
+    thresholds: Sequence[Threshold],
+    surrogate: Surrogate,
+    middle: Float[np.ndarray, " factors"],
+    spans: Sequence[Span],
+    best: float,
+    smallest_effect: float | None,
+    at: Float[np.ndarray, "points factors"],
+    good: np.ndarray,
+) -> Regions | None:
+    """The two thresholds over whose ranges the objective changes most, in the order of the study.
+
+    Args:
+        smallest_effect: None: nowhere is it known well enough what is as good as the best, so that no setting is called so.
+    """
+    if len(thresholds) < 2:
+        return None
+    i, j = sorted(sorted(range(len(thresholds)), key=lambda k: -spans[k].sensitivity)[:2])
+    steps = np.linspace(0, 1, _MAP)
+    where = np.repeat(middle[None, :], _MAP * _MAP, axis=0)
+    where[:, i], where[:, j] = np.tile(steps, _MAP), np.repeat(steps, _MAP)
+    feasible = _nearest(where, at, good)
+    as_good = np.zeros(len(where), dtype=bool)
+    if smallest_effect is not None:
+        _, as_good = _sure(surrogate, where, feasible, smallest_effect, best)
+    letters = np.where(as_good, "g", np.where(feasible, "f", "x")).reshape(_MAP, _MAP)
+    x, y = thresholds[i], thresholds[j]
+    xs, ys = (tuple(_scaled(t, float(step)) for step in steps) for t in (x, y))
+    return Regions(x.name, y.name, xs, ys, tuple("".join(row) for row in letters))
 
 
 def _nothing(
@@ -298,15 +361,12 @@ def _sentences(
     said = [f"The middle of the operating range is {place}; {figures}."]
     for span in spans:
         ends = f"{'at or below ' if span.low_open else ''}{span.low:.3g} to {span.high:.3g}{' or more' if span.high_open else ''}"
+        over = f"from {span.measured[0]:.3g} to {span.measured[1]:.3g}, as far as points were measured, the predicted objective changes by"
         if span.sensitivity < smallest_effect:
             bounded = "" if span.low_open and span.high_open else f" Only {ends} is predicted to be as good as the best, and feasible."
-            said.append(
-                f"{span.name} hardly matters: over its whole range the predicted objective changes by {span.sensitivity:.2g}.{bounded}"
-            )
+            said.append(f"{span.name} hardly matters: {over} {span.sensitivity:.2g}.{bounded}")
         else:
-            said.append(
-                f"{span.name}: {ends} is predicted to be as good as the best; over its whole range that changes by {span.sensitivity:.2g}."
-            )
+            said.append(f"{span.name}: {ends} is predicted to be as good as the best; {over} {span.sensitivity:.2g}.")
         said += [f"{span.name} has a cliff just {'below' if c == span.low else 'above'} {c:.3g}." for c in span.cliffs]
     if worst is None:
         said.append("No measured point lies in that region: it is predicted only.")

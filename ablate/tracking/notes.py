@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 from ablate.conclusion import ArmVerdict, Conclusion
@@ -14,7 +15,7 @@ BEHIND_AN_ARM = 'tags."phase.<phase>" = "<arm>"'
 
 def study_note(study: Study, conclusions: Sequence[Conclusion], experiment: str, *, reported: bool) -> str:
     """The study's description in Markdown: question, what each phase decided, and where to look."""
-    lines = [f"**{study.question}**", ""]
+    lines = [f"**{_plain(study.question)}**", ""]
     lines += _decided(conclusions)
     said: list[tuple[View, str]] = [
         ("arms", "the arms, with effect and verdict"),
@@ -29,22 +30,32 @@ def study_note(study: Study, conclusions: Sequence[Conclusion], experiment: str,
 
 def run_note(study: Study, conclusions: Sequence[Conclusion], *, reported: bool) -> str:
     """Of the study's own run: question, what each phase decided, what decides."""
-    lines = [f"**{study.question}**", "", *_decided(conclusions)]
+    lines = [f"**{_plain(study.question)}**", "", *_decided(conclusions)]
     if reported:
         lines += ["", "The whole answer: `report.html` under Artifacts."]
     objective = study.objective
-    lines += ["", f"Objective: `{objective.metric}`, {objective.direction}d; smallest effect {objective.smallest_effect:g}."]
+    lines += ["", f"Objective: {_code(objective.metric)}, {objective.direction}d; smallest effect {objective.smallest_effect:g}."]
     return "\n".join(lines)
 
 
 def arm_note(study: Study, arm: ArmVerdict, *, carried_on: bool) -> str:
     """The arm in Markdown: its verdict, what it changes, what its guards say."""
-    lines = [f"**{arm.verdict}**{' and carried on' if carried_on else ''}. {arm.reason}"]
+    lines = [f"**{arm.verdict}**{' and carried on' if carried_on else ''}. {_plain(arm.reason)}"]
     changed = {path: value for path, value in sorted(arm.levels.items()) if study.baseline.get(path) != value}
     if changed:
-        lines += ["", "Beside the study's baseline it sets", "", *(f"- `{path}`: `{_text(value)}`" for path, value in changed.items())]
+        lines += [
+            "",
+            "Beside the study's baseline it sets",
+            "",
+            *(f"- {_code(path)}: {_code(_text(value))}" for path, value in changed.items()),
+        ]
     if arm.guards:
-        lines += ["", "Guards", "", *(f"- `{g.guard}`: {'holds' if g.holds else '**broken**'} ({_measured(g.value)})" for g in arm.guards)]
+        lines += [
+            "",
+            "Guards",
+            "",
+            *(f"- {_code(g.guard)}: {'holds' if g.holds else '**broken**'} ({_measured(g.value)})" for g in arm.guards),
+        ]
     return "\n".join(lines)
 
 
@@ -53,8 +64,22 @@ def _measured(value: float | None) -> str:
 
 
 def _decided(conclusions: Sequence[Conclusion]) -> list[str]:
-    return [f"- `{conclusion.phase}`: {conclusion.reason}" for conclusion in conclusions] or ["No phase is concluded yet."]
+    return [f"- `{conclusion.phase}`: {_plain(conclusion.reason)}" for conclusion in conclusions] or ["No phase is concluded yet."]
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _plain(value: object) -> str:
+    """Text from outside as text. By numbers, not backslashes: MLflow's Markdown knows no escape for `<`, and drops what looks like HTML."""
+    one_line = re.sub(r"\s+", " ", str(value)).strip()
+    return re.sub(r"[&<>*`\[\]\\~|]|(?<![^\W_])_|_(?![^\W_])", lambda found: f"&#{ord(found[0])};", one_line)
+
+
+def _code(value: object) -> str:
+    """A span of code, whatever stands in it."""
+    one_line = re.sub(r"\s+", " ", str(value)).strip()
+    fence = "`" * (max((len(run) for run in re.findall(r"`+", one_line)), default=0) + 1)
+    blank = " " if "`" in (one_line[:1], one_line[-1:]) else ""
+    return f"{fence}{blank}{one_line}{blank}{fence}"

@@ -46,8 +46,9 @@ def comparison(metric: str, arms: Mapping[str, tuple[Line, Spread | None]], fina
         traces += [_dots(name, arms[name][0], values, position) for position, (name, values) in enumerate(finals.items()) if values]
     figure = _figure(traces, metric)
     if not ends:
-        labels = [shown(name if len(name) < 24 else f"{name[:22]}…") for name in finals]
-        figure["layout"]["xaxis"] |= {"title": {"text": ""}, "tickvals": list(range(len(labels))), "ticktext": labels, "tickangle": 20}
+        labels = [shown(name if len(name) < 20 else f"{name[:18]}…") for name in finals]
+        # They rise towards their mark: none reaches beyond the right end, where plotly would leave it out.
+        figure["layout"]["xaxis"] |= {"title": {"text": ""}, "tickvals": list(range(len(labels))), "ticktext": labels, "tickangle": -40}
         figure["layout"]["xaxis"]["range"] = [-0.5, len(labels) - 0.5]
     return figure
 

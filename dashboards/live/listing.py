@@ -10,7 +10,7 @@ from ablate.ledger import TrialRecord, Use
 from ablate.trial import TrialState
 from ablate.words import number
 from dashboards.live.address import View
-from dashboards.live.parts import Page, ask, broken, chip, labelled, link, pages, table
+from dashboards.live.parts import Page, ask, broken, chip, first_line, labelled, link, pages, table
 from dashboards.live.record import Snapshot
 
 
@@ -85,7 +85,7 @@ def _table(now: Snapshot, rows: list[tuple[TrialRecord, list[Use]]]) -> Any:
         seconds = "" if record.seconds is None else f"{record.seconds:.1f}"
         value = "" if result is None or metric not in result.metrics else number(result.metrics[metric])
         open_ = record.state in (TrialState.QUEUED, TrialState.FAILED)
-        why = f"{record.cause}: {(record.message.strip() or 'no message').splitlines()[0][:200]}" if open_ and record.cause else ""
+        why = f"{record.cause}: {first_line(record.message, 200)}" if open_ and record.cause else ""
         name = link(broken(place(now, record.signature)), trial_view(record.signature))
         again = ask("retry", "Retry…", record.signature) if record.state is TrialState.FAILED else None
         cells.append([name, chip(record.state.value), str(record.attempts), seconds, value, [why, " ", again] if again else why])

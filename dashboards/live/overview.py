@@ -12,7 +12,7 @@ from ablate.trial import TrialState
 from ablate.words import counted, listed, number
 from dashboards.live.address import View
 from dashboards.live.listing import place, trial_view
-from dashboards.live.parts import Page, ago, ask, bar, broken, chip, link, table, tile
+from dashboards.live.parts import Page, ago, ask, bar, broken, chip, first_line, link, table, tile
 from dashboards.live.record import ArmKey, Record, Snapshot
 
 NEXT = 8
@@ -151,13 +151,8 @@ def _failures(now: Snapshot) -> list[Any]:
     ]
 
 
-def first_line(message: str) -> str:
-    """What a failure says first."""
-    return (message.strip() or "no message").splitlines()[0][:300]
-
-
 def _events(now: Snapshot) -> Any:
-    rows = [[time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at)), event.kind, event.text[:300]] for event in now.events]
+    rows = [[time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at)), event.kind, first_line(event.text)] for event in now.events]
     return table("Events", ["at", "kind", "what"], rows, empty="Nothing is on record yet.")
 
 

@@ -43,6 +43,12 @@ def broken(name: str) -> list[Any]:
     return [part for piece in pieces if piece for part in (piece, html.Wbr())][:-1]
 
 
+def first_line(message: str, most: int = 300) -> str:
+    """What a message says first; one longer than `most` characters ends in a sign for that, so that half a command is not taken for one."""
+    line = (message.strip() or "no message").splitlines()[0]
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def link(words: Any, view: View, **more: Any) -> Any:
     """A link to another view, without a reload."""
     return dcc.Link(words, href=view.address, **more)

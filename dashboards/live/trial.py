@@ -17,7 +17,7 @@ from ablate.trial import AttemptFiles, TrialState
 from ablate.words import counted, number
 from dashboards.live.address import View
 from dashboards.live.drawing import graph, single
-from dashboards.live.parts import Page, ago, ask, broken, chip, labelled, level, link, metric_picker, table
+from dashboards.live.parts import Page, ago, ask, broken, chip, first_line, labelled, level, link, metric_picker, table
 from dashboards.live.record import ArmKey, Record, Snapshot, log_tail
 from dashboards.live.streams import names, thinned
 from dashboards.live.viewing import Seen, Viewing, command_of
@@ -183,7 +183,7 @@ def _attempts(record: Record, signature: str) -> Any:
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
         ended = "runs" if attempt.ended is None else "result" if attempt.cause is None else attempt.cause.value
         seconds = "" if attempt.seconds is None else f"{attempt.seconds:.1f}"
-        rows.append([str(attempt.number), began, attempt.worker, seconds, ended, attempt.message.strip().split("\n")[0][:300]])
+        rows.append([str(attempt.number), began, attempt.worker, seconds, ended, first_line(attempt.message) if attempt.message else ""])
     empty = "None in this study: it waits, or its result was found under the same runs folder."
     return table("Attempts", ["number", "began", "worker", "seconds", "end", "message"], rows, numbers=[3], empty=empty)
 

@@ -90,6 +90,29 @@ def test_what_needs_arms_that_a_rung_gave_up_is_told_of_the_training_that_all_of
     assert not any("What follows" in sentence for sentence in whole["sentences"])
 
 
+def test_a_factorial_tells_what_its_winner_needs_also_where_the_baseline_says_nothing_of_its_settings() -> None:
+    found = study([FLAGS], baseline={})
+    conclusions, evidence = run(found, lambda levels: 0.3 + 0.2 * (levels.get("a", False) and levels.get("b", False)))
+    told = insight.attribution(found, conclusions, evidence)
+    assert told is not None
+    assert told["needs"] == {"a": "needed", "b": "needed"}
+    assert told["missing"] == []
+    assert sum(share["mean"] for share in told["shapley"]) == pytest.approx(0.2, abs=0.02)
+
+
+def test_leaving_one_out_tells_what_each_component_carries_also_where_the_winner_lacks_one() -> None:
+    components = {name: {name: True} for name in "abc"}
+    found = study([{"name": "parts", "design": "leave_one_out", "components": components}])
+    conclusions, evidence = run(found, lambda levels: 0.3 + 0.2 * levels["a"] + 0.1 * levels["b"])
+    assert conclusions[0].winner == "without c"
+    told = insight.of_phase(found, conclusions[0], evidence["parts"])["left_out"]
+    json.dumps(told, allow_nan=False)
+    assert told["needs"] == {"a": "needed", "b": "needed", "c": "can go"}
+    assert [share["mean"] for share in told["without"]] == pytest.approx([0.2, 0.1, 0.0], abs=0.02)
+    assert told["sentences"][0].startswith("a is needed: without it the arm all on loses (+0.19")
+    assert told["sentences"][2].startswith("c can go: what the arm all on loses without it is below the smallest effect")
+
+
 def test_the_winner_over_two_phases_is_traced_to_what_it_needs() -> None:
     found = study([FLAGS, WEIGHTS])
     conclusions, evidence = run(found, only_together)
@@ -143,6 +166,8 @@ def test_what_was_equal_and_what_was_tuned_is_one_line() -> None:
     assert told["varied"] == ["a", "b", "c"]
     assert told["sentence"].startswith("Equal in all arms: 2 settings, all but a, b and c; and, replicate by replicate, the seed")
     assert "Nothing was tuned for any arm." in told["sentence"]
+    switches = insight.fairness(found, conclusions, placed, {"a": False, "b": False, "c": False}, {})
+    assert switches["sentence"].startswith("Equal in all arms: everything but a, b and c; and,")
     assert "2 trials of flags/a=true" in told["sentence"]
     tuning = conclusions[0].model_copy(update={"phase": "tune", "points": []})
     assert "Tuned: t, for the arm `tuned` of tune alone" in insight.fairness(found, [tuning], placed, {}, {})["sentence"]

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablate.errors import LedgerError, StudyChanged
-from ablate.ledger import LOST_LIMIT, Ledger, Use
-from ablate.study import Arm
+from ablate.ledger import LOST_LIMIT, Ledger, Use, Used
+from ablate.study import Arm, Budget
 from ablate.trial import Cause, TrialSpec, TrialState
 
 
@@ -267,3 +267,10 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match=r"Not a directory|File exists"):
         Ledger(tmp_path / "file" / "ledger.db")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_budget_of_time_is_spent_beyond_its_hours_and_not_before() -> None:
+    used = Used(trials=9, seconds=7200.0, started=frozenset(), gpu_seconds=3601.0)
+    assert used.spent(Budget(trials=1, hours=2.0)) == ""
+    assert used.spent(Budget(hours=1.5)).startswith("budget.hours: 2 of 1.5 hours are used.")
+    assert used.spent(Budget(hours=3.0, gpu_hours=1.0)).startswith("budget.gpu_hours: 1 of 1 GPU-hours are used.")

@@ -57,8 +57,8 @@ def test_each_finding_comes_once_errors_first_with_its_places() -> None:
     found = preflight.summary(arms, findings)
     assert [(one["level"], one["path"], one["arms"]) for one in found] == [
         ("error", "q", ["a"]),
-        ("warning", "p", ["baseline", "a", "b"]),
-        ("info", "r", ["b"]),
+        ("warning", "p", ["baseline", "a", "b (on 1 of 2 possible winners)"]),
+        ("info", "r", ["b (on 1 of 2 possible winners)"]),
     ]
     assert found[1]["what"] == "w."
 

@@ -141,14 +141,54 @@ def test_an_arm_without_any_result_is_undecided() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
-def test_a_missing_value_drops_its_pair_and_is_said(value: float | None) -> None:
-    cure = runs(0.4, shift=1, replicates=5)
-    cure[1] = {"health": 0.5} | ({} if value is None else {"score": value})
-    found = decide({"baseline": runs(0.25, replicates=5), "cure": cure}).arm("cure")
-    assert found.verdict == "adopt"
+@pytest.mark.parametrize("who", ["cure", "baseline"])
+def test_a_missing_value_drops_its_pair_and_is_said(who: str, value: float | None) -> None:
+    arms = {"baseline": runs(0.25, replicates=5), "cure": runs(0.4, shift=1, replicates=5)}
+    arms[who][1] = {"health": 0.5} | ({} if value is None else {"score": value})
+    found = decide(arms).arm("cure")
+    assert found.verdict == ("adopt" if value is None or who == "baseline" else "undecided")
     assert "4 pairs" in found.reason
     assert "missing or not finite value: replicate 1." in found.reason
     json.dumps(found.model_dump(mode="json"), allow_nan=False)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_arm_that_breaks_down_where_the_baseline_does_not_is_never_adopted_for_its_better_part(value: float) -> None:
+    cure = runs(0.4, shift=1, replicates=6)
+    cure[1]["score"] = value
+    found = decide({"baseline": runs(0.25, replicates=6), "cure": cure})
+    arm = found.arm("cure")
+    assert (arm.verdict, arm.broken_down, found.winner) == ("undecided", [1], "baseline")
+    assert "Better in the replicates that it came through: score +0.15" in arm.reason
+    assert "But in replicate 1 its score is NaN or infinite and the baseline's is not" in arm.reason
+    assert arm.p_adjusted is not None
+    assert arm.p_adjusted < 0.05
+
+
+def test_training_that_ended_by_its_numbers_counts_as_broken_down_and_a_crash_does_not() -> None:
+    whole = runs(0.4, shift=1, replicates=6)
+    cure = {replicate: metrics for replicate, metrics in whole.items() if replicate != 4}
+    arms = {"baseline": runs(0.25, replicates=6), "cure": cure}
+    assert decide(arms).arm("cure").verdict == "adopt"
+    arm = decide(arms, diverged={"cure": [4]}).arm("cure")
+    assert (arm.verdict, arm.broken_down) == ("undecided", [4])
+
+
+def test_where_the_baseline_breaks_down_too_an_arm_may_be_adopted() -> None:
+    arms = {"baseline": runs(0.25, replicates=6), "cure": runs(0.4, shift=1, replicates=6)}
+    for found in arms.values():
+        found[1]["score"] = math.nan
+    arm = decide(arms).arm("cure")
+    assert (arm.verdict, arm.broken_down) == ("adopt", [])
+
+
+def test_a_tie_keeps_the_simpler_cell_of_a_factorial_also_where_the_baseline_says_nothing_of_a_setting() -> None:
+    crossed = study(baseline={}, phases=[{"name": "first", "design": "factorial", "factors": {"a": [False, True], "b": [False, True]}}])
+    arms = {"baseline": runs(0.25), "a": runs(0.4, shift=1), "a, b": runs(0.401, shift=2)}
+    levels: dict[str, dict[str, Any]] = {"baseline": {}, "a": {"a": True, "b": False}, "a, b": {"a": True, "b": True}}
+    found = decide(arms, levels=levels, study=crossed)
+    assert [arm.verdict for arm in found.arms] == ["baseline", "adopt", "adopt"]
+    assert found.winner == "a"
 
 
 def test_a_guard_whose_metric_nobody_reported_is_undecided() -> None:

@@ -104,16 +104,23 @@ def test_every_figure_is_saved_as_picture_and_as_rows(page: Any, tmp_path: Path)
     with Image.open(tmp_path / "PNG") as image:
         assert image.size[0] >= 1400, "twice the pixels, for print"
     assert b"<svg" in found["SVG"]
-    assert "The largest effect" in unescape(found["SVG"].decode())
+    assert "The best effect on" in unescape(found["SVG"].decode())
     rows = list(csv.DictReader(io.StringIO(found["CSV"].decode("utf-8"), newline="")))
     data = json.loads(page.locator("#effects-0").text_content())["data"]
     shown = {round(float(x), 9) for trace in data for x in (trace.get("x") or []) if isinstance(x, int | float)}
     assert shown
     assert shown <= {round(float(row["x"]), 9) for row in rows if row["x"]}
-    assert any(row["x_low"] and float(row["x_low"]) < float(row["x"]) < float(row["x_high"]) for row in rows if row["y"])
+    assert any(row["x_low"] and float(row["x_low"]) < float(row["x"]) < float(row["x_high"]) for row in rows if row["x"])
+    document = json.loads(page.locator("#document").text_content())
+    arms = {arm["name"]: arm["effect"] for arm in document["phases"][0]["arms"] if arm["effect"]}
+    named = {row["series"]: row for row in rows}
+    assert arms.keys() <= named.keys(), "a row an arm, by its name"
+    assert all(float(named[name]["x"]) == pytest.approx(effect["mean"]) for name, effect in arms.items())
+    unknown = [arm["name"] for arm in document["phases"][0]["arms"] if not arm["effect"]]
+    assert all(named[name]["x"] == "" and named[name]["text"] == "no effect known" for name in unknown)
     band = next(row for row in rows if row["series"] == "smaller than the smallest effect")
     assert float(band["x_low"]) == -float(band["x_high"])
-    assert band["y"] == ""
+    assert "y" not in band, "a row's place on the page is no value"
 
 
 def test_every_figure_gives_rows(page: Any) -> None:
@@ -127,6 +134,12 @@ def test_every_figure_gives_rows(page: Any) -> None:
         rows = list(csv.reader(io.StringIO(page.evaluate("() => window.rows"), newline="")))
         assert len(rows) > 1
         assert all(len(row) == len(rows[0]) for row in rows)
+        assert not any(cell.startswith("trace ") for row in rows for cell in row)
+        found = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+        if details.evaluate("one => one.closest('figure').querySelector('.plot').dataset.group"):
+            curve = [row for row in found if row.get("y_low")]
+            assert len({(row["series"], row["x"]) for row in curve}) == len(curve) > 5, "the edges of a band are no points of the curve"
+            assert all(float(row["y_low"]) <= float(row["y"]) <= float(row["y_high"]) for row in curve)
 
 
 def test_the_whole_page_has_no_serious_fault_of_accessibility(seen: Browser) -> None:

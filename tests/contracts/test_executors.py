@@ -12,7 +12,10 @@ import pytest
 from stage import Stage, until
 
 from ablate.errors import Interrupted, StudyBusy
+from ablate.execution.base import QueueEvent
+from ablate.execution.lock import ControllerLock
 from ablate.execution.pool import holder, request
+from ablate.execution.worker import claim
 from ablate.ledger import Ledger
 from ablate.trial import Cause, TrialFiles, TrialState, read_outcome, result_of
 
@@ -106,6 +109,38 @@ def test_another_study_under_the_same_runs_uses_the_result(stage: Stage) -> None
     assert other.kinds(spec) == ["reused"]
     assert (other.record(spec).state, other.record(spec).attempts) == (TrialState.DONE, 0)
     assert stage.starts(0) == [0]
+
+
+def test_a_trial_that_another_study_trains_just_now_is_awaited_as_long_as_that_study_lives(stage: Stage) -> None:
+    awaited, dropped, ours = (stage.spec(seed) for seed in range(3))
+    Stage(stage.root, executor="inline", name="other").complete([awaited])
+    files = TrialFiles(stage.root, awaited.signature)
+    files.accepted.rename(files.accepted.with_name(".later"))  # trained, and its study has not looked yet
+    for name in ("other", "ended"):
+        claim(TrialFiles(stage.root, dropped.signature), study=name)
+    lock = ControllerLock(stage.root / "other")
+    lock.acquire()
+
+    def accept(event: QueueEvent) -> None:
+        if "waits for trials that the study other runs just now" in event.text:
+            files.accepted.with_name(".later").rename(files.accepted)
+
+    try:
+        with stage.queue(accept) as queue:
+            queue.complete([awaited, dropped, ours])
+    finally:
+        lock.release()
+    assert stage.kinds(awaited) == ["reused"]
+    assert stage.record(awaited).attempts == 0
+    stage.check_done([awaited, dropped, ours])
+
+
+def test_a_trial_of_a_study_that_ended_is_trained_here(stage: Stage) -> None:
+    spec = stage.spec(0)
+    claim(TrialFiles(stage.root, spec.signature), study="ended")
+    stage.complete([spec])
+    stage.check_done([spec])
+    assert stage.record(spec).attempt == 2
 
 
 def test_a_second_controller_is_refused_and_told_who_holds_the_study(stage: Stage) -> None:

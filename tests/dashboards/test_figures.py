@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboards import figures
+from dashboards.mattered import AREAS, points_map, waterfall
 from dashboards.palette import VERDICTS, lines
 from trainer.measure.stability import loss_largest_rise
 
@@ -204,6 +205,78 @@ def test_a_slice_shows_each_measured_point_and_what_is_recommended() -> None:
     assert (list(feasible.x), list(feasible.y), feasible.marker.symbol) == ([0.3], [0.5], "circle")
     assert (list(infeasible.x), infeasible.marker.symbol) == ([0.6], "x")
     assert {(shape.x0, shape.x1) for shape in figure.layout.shapes} == {(0.25, 0.35), (0.3, 0.3)}
+
+
+def test_a_setting_searched_by_its_logarithm_is_drawn_so_and_single_trials_stand_beside_their_mean() -> None:
+    points = [
+        {"name": f"point 0{i}", "levels": {"t": 10.0**i}, "objective": 0.5, "feasible": True, "values": {0: 0.4, 1: 0.6}} for i in (0, 2)
+    ]
+    figure = figures.slices(points, "t", metric="m", threshold={"recommended": 100, "low": 50, "high": 200}, log=True)
+    assert figure.layout.xaxis.type == "log"
+    assert figure.layout.annotations[0].x == 2, "a text's place is the logarithm"
+    trials = next(trace for trace in figure.data if trace.name == "a trial")
+    assert list(zip(trials.x, trials.y, strict=True)) == [(1.0, 0.4), (1.0, 0.6), (100.0, 0.4), (100.0, 0.6)]
+
+
+TUNED = {
+    "points": [
+        {"name": "point 00", "levels": {"crops.foreground_threshold": -400, "r": 0.3}, "objective": 0.5, "feasible": True},
+        {"name": "point 01", "levels": {"crops.foreground_threshold": 200, "r": 0.8}, "objective": None, "feasible": False},
+    ],
+    "operating": {
+        "thresholds": [{"name": "crops.foreground_threshold", "log": False}, {"name": "r", "log": False}],
+        "spans": [],
+        "recommended_levels": {"crops.foreground_threshold": -380, "r": 0.35},
+        "regions": {"x": "crops.foreground_threshold", "y": "r", "xs": [-500, 500], "ys": [0, 1], "rows": ["gf", "fx"]},
+    },
+}
+
+
+def tuned_map(threshold: float, ratio: float) -> dict[str, Any]:
+    thresholds = {"crops.foreground_threshold": {"recommended": threshold}, "r": {"recommended": ratio}}
+    figure = points_map(TUNED, ["crops.foreground_threshold", "r"], {"objective": {"metric": "m"}, "thresholds": thresholds})
+    assert figure.layout.xaxis.title.text == "crops.foreground_threshold (HU)"
+    return {trace.name: trace for trace in figure.data}
+
+
+def test_the_map_shows_regions_and_calls_the_middle_recommended_only_where_the_study_does() -> None:
+    """Where tuning did not beat what was carried, table and map named two different settings as recommended."""
+    adopted, kept = tuned_map(-380, 0.35), tuned_map(-500, 0.5)
+    assert [name for name in adopted if "recommended" in name] == ["recommended: the middle of the operating range"]
+    star = kept["recommended: the carried value stays"]
+    assert (star.x, star.y) == ((-500,), (0.5,))
+    middle = kept["middle of the operating range"]
+    assert (middle.x, middle.y) == ((-380,), (0.35,))
+    fields = [[list(row) for row in kept[word].z] for _, word, _ in AREAS]
+    assert fields == [[[1, None], [None, None]], [[None, 1], [1, None]], [[None, None], [None, 1]]]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_waterfall_ends_at_the_sum_of_its_steps_in_the_metrics_own_direction(sign: int) -> None:
+    path = [
+        {"name": "a", "mean": 0.1, "low": 0.05, "high": 0.2, "pairs": 4},
+        {"name": "b", "mean": -0.02, "low": None, "high": None, "pairs": 4},
+    ]
+    document = {
+        "objective": {"metric": "m", "direction": "maximize" if sign > 0 else "minimize"},
+        "attribution": {"path": path},
+        "phases": [{"arms": [{"name": "baseline", "metrics": {"m": 0.5}}]}],
+    }
+    bars = waterfall(document).data[0]
+    assert bars.y == pytest.approx((0.5, sign * 0.1, sign * -0.02, 0.5 + sign * 0.08))
+    assert bars.text[-1] == f"{0.5 + sign * 0.08:.3g}"
+    assert bars.meta["low"][1] == pytest.approx(0.05 if sign > 0 else -0.2)
+
+
+def test_room_for_an_axis_is_for_the_labels_that_it_will_have() -> None:
+    def left(*values: float) -> int:
+        frame = pd.DataFrame([("baseline", 0, i, value) for i, value in enumerate(values)], columns=["arm", "replicate", "step", "value"])
+        return int(figures.curves(frame, "m", lines(["baseline"], "baseline"), "baseline", {}).layout.margin.l)
+
+    one = figures.CHARACTER_PIXELS
+    assert left(0.0, 9.0) + 2 * one == left(0.0, 0.9) == left(0.0, 0.61) < left(0.61, 0.62)
+    assert left(-0.5, 0.4) > left(0.0, 0.9)
+    assert left(float("nan"), float("inf")) < left(0.0, 0.9)
 
 
 def test_arms_are_told_apart_by_colour_and_line_style_up_to_two_dozen() -> None:

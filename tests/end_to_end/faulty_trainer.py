@@ -42,6 +42,10 @@ def befall(metrics: dict[str, float], metric: str, what: str) -> None:
             metrics[metric] = math.nan
         case "infinite":
             metrics[metric] = math.inf
+        case "huge":
+            metrics[metric] = 1e300 * (1 + metrics[metric])
+        case "diverge":
+            raise FloatingPointError("planted divergence")
         case "constant":
             metrics[metric] = 0.3
         case "other spelling":

@@ -78,6 +78,33 @@ CASES = [
         answered=["1 arm could not be judged: a=true."],
     ),
     Case(
+        "training breaks down in one replicate of an arm that is better in the others",
+        [{"where": A, "seeds": [1], "do": "nan"}],
+        [
+            "more/a=true: expected a finite score, the objective, in replicate 1 but it is NaN or infinite",
+            "Better in the replicates that it came through: score +0.",
+            "But in replicate 1 its score is NaN or infinite and the baseline's is not",
+        ],
+        "Undecided: none of 2 arms is adopted. 1 arm may yet help",
+        gains={"a": 0.1},
+        answered=["Better only where training did not break down: a=true (more)."],
+    ),
+    Case(
+        "training ends by its numbers in one replicate of an arm that is better in the others",
+        [{"where": A, "seeds": [1], "do": "diverge"}],
+        ["But in replicate 1 its score is NaN or infinite and the baseline's is not"],
+        "Undecided: none of 2 arms is adopted. 1 arm may yet help",
+        code=1,
+        gains={"a": 0.1},
+        answered=["Better only where training did not break down: a=true (more).", "FloatingPointError: planted divergence"],
+    ),
+    Case(
+        "numbers that are too large to reckon with",
+        [{"where": A, "do": "huge"}, {"where": {}, "metric": "health", "do": "huge"}],
+        ["expected a finite score, the objective, in each of 4 replicates", "so nothing is known of its effect"],
+        "Undecided: none of 2 arms is adopted. 1 arm could not be judged: a=true.",
+    ),
+    Case(
         "an arm reports its objective under another spelling",
         [{"where": A, "do": "other spelling"}],
         ["expected score, the objective, in each of 4 replicates but it was not reported", "Did you mean SCORE?"],
@@ -276,6 +303,8 @@ CASES = [
 QUICK = {
     "the objective is NaN in so many replicates that none can be judged",
     "an arm failed in every replicate",
+    "training ends by its numbers in one replicate of an arm that is better in the others",
+    "numbers that are too large to reckon with",
     "no trial reports a guard's metric",
     "half of a factorial failed, and less is better",
 }

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer import products
-from trainer.products import Linear, linear, onednn_is_faster
+from trainer.products import GeluLinear, Linear, linear, onednn_is_faster
 
 
 @pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"])
@@ -56,6 +56,19 @@ def test_a_gradient_that_is_a_view_of_one_number_is_taken(library: bool) -> None
     linear(x, weight).sum().backward()
     assert weight.grad is not None
     torch.testing.assert_close(weight.grad, x.sum(dim=0).expand(3, 4))
+
+
+def test_gelu_with_and_without_gradient_is_that_of_double_precision(library: bool) -> None:
+    x, weight, bias = drawn(5, 27, 24, seed=0), drawn(96, 24, seed=1), drawn(96, seed=2)
+    expected = F.gelu(F.linear(x, weight, bias))
+    layer = GeluLinear(24, 96)
+    layer.load_state_dict({"weight": weight.float(), "bias": bias.float()})
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x.float()).double(), expected, rtol=1e-5, atol=1e-4)
+    found = layer(x.float())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+    found.sum().backward()
+    assert layer.weight.grad is not None
 
 
 def test_only_what_learns_gets_a_gradient(library: bool) -> None:

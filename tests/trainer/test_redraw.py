@@ -10,9 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import SimpleITK as sitk
 from PIL import Image
 
 from trainer.__main__ import main
+from trainer.data.phantom import phantom_scan
 from trainer.train import train
 
 TINY: dict[str, object] = {
@@ -61,7 +63,7 @@ def test_the_crops_of_a_trained_step_are_those_on_record(run: Path, tmp_path: Pa
         views = len(rows)
         for row, kept in zip(rows, recorded(run, step)[index * views : (index + 1) * views], strict=True):
             assert {name: row[name] for name in kept} == kept
-            assert row["edge_mm"] == row["size"] * 5.0
+            assert row["edges_mm"] == [row["size"] * 5.0] * 3
             assert row["window_hu"] == [-400, 400]
         with Image.open(tmp_path / "a.png") as picture:
             assert picture.size[0] > 600
@@ -100,6 +102,20 @@ def test_any_sampler_settings_can_be_looked_at(tmp_path: Path, capsys: pytest.Ca
     assert "globals share IoU" in said
     assert "24 crops, window -400 to 400 HU" in said
     assert (tmp_path / "c.png").stat().st_size > 1000
+
+
+def test_crops_of_thick_slices_are_no_cubes_in_millimetres(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ct scans").mkdir()
+    for n in range(3):
+        voxels, _ = phantom_scan("torso", 32, 15.0, 15.0, 0, n)
+        image = sitk.GetImageFromArray(voxels)
+        image.SetSpacing([2.0, 2.0, 5.0])
+        sitk.WriteImage(image, str(tmp_path / "ct scans" / f"{n}.nii.gz"))
+    words = [f"data.source={tmp_path}/ct scans", f"data.cache_dir={tmp_path}/cache", "loop.batch_size=2", f"out={tmp_path}/a.png"]
+    assert main(["crops", *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["edges_mm"] == [24 * 5.0, 24 * 2.0, 24 * 2.0]
+    assert main(["crops", *words]) == 0
+    assert "edge 24 voxels, 120 x 48 x 48 mm" in capsys.readouterr().out
 
 
 def test_the_gallery_over_a_data_set_has_one_row_a_scan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

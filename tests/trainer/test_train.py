@@ -309,6 +309,25 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(
     assert "step 1/12" not in printed
 
 
+def test_the_terminal_says_a_collapse_once_and_when_it_is_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from trainer.__main__ import Terminal
+
+    uniform = {
+        "train/prototype_entropy": 0.999,
+        "train/marginal_entropy": 0.999,
+        "train/mutual_information": 0.001,
+        "train/collapse_since_step": 10.0,
+    }
+    healthy = {"train/prototype_entropy": 0.8, "train/marginal_entropy": 0.9, "train/mutual_information": 0.5}
+    terminal = Terminal(tmp_path, 100)
+    for step, metrics in enumerate([uniform] * 5 + [healthy] * 3):
+        terminal.report(5 * step, metrics)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("alarm")]
+    assert len(said) == 2
+    assert said[0].startswith("alarm: collapse since step 10: uniform on the crops trained on")
+    assert said[1] == "alarm: over"
+
+
 def test_help_lists_presets_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out

@@ -33,9 +33,10 @@ def validate(config: TrainerConfig) -> None:
     if m.dim % m.heads:
         problems.append(f"model.dim: expected a multiple of model.heads={m.heads} but got {m.dim}.")
     elif m.positions == "rotary" and (m.dim // m.heads) % 6:
+        fits = max(round(m.dim / (6 * m.heads)), 1) * 6 * m.heads
         problems.append(
             f"model.dim: rotary positions on 3 axes need dim / heads to be a multiple of 6 but got {m.dim} / {m.heads}. "
-            "Set model.positions=learned or change dim."
+            f"Set model.dim={fits}, another number of heads, or model.positions=learned."
         )
     if d.window_low_hu >= d.window_high_hu:
         problems.append(f"data.window_low_hu: expected less than data.window_high_hu={d.window_high_hu} but got {d.window_low_hu}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import re
 import threading
 import types
 import typing
@@ -62,7 +63,7 @@ _HYDRA = threading.Lock()  # Hydra's compose goes through one global object
 
 
 def compose(overrides: Sequence[str]) -> TrainerConfig:
-    """Compose `preset=NAME key=value ...` into a checked configuration (Hydra's override grammar, no sweeps).
+    """Compose `preset=NAME key=value ...` into a checked configuration (Hydra's override grammar, no sweeps; texts as they are).
 
     Raises:
         ConfigError: Unknown preset or key (nearest name suggested), wrong type, value out of bounds, infeasible shapes.
@@ -95,13 +96,58 @@ def compose(overrides: Sequence[str]) -> TrainerConfig:
         ConfigStore.instance().store(name="trainer_schema", node=TrainerConfig)
         try:
             with initialize_config_dir(str(PRESETS.parent), job_name="trainer", version_base="1.3"):
-                composed = hydra_compose("trainer_config", overrides=list(overrides))
+                composed = hydra_compose("trainer_config", overrides=[_quoted(override) for override in overrides])
             config = OmegaConf.to_object(composed)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(" ".join(f"{error} {error.__cause__ or ''}".split())) from error
+            problems = [problem for override in overrides if (problem := _unfit(_quoted(override)))]
+            raise ConfigError("\n".join(problems) or " ".join(f"{error} {error.__cause__ or ''}".split())) from error
     assert isinstance(config, TrainerConfig)
     validate(config)
     return config
+
+
+_PLAIN = re.compile(r"[\w./+*?@%|:-]*", re.ASCII)
+"""What Hydra's grammar reads as it stands."""
+
+
+def _quoted(override: str) -> str:
+    """The override with its value in quotes, where it is a text: a path may hold blanks, brackets, commas and letters beyond ASCII."""
+    key, _, value = (part.strip() for part in override.partition("="))
+    if _expected(key) not in (str, str | None) or value[:1] in ("'", '"') or _PLAIN.fullmatch(value):
+        return override
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"{key}='{escaped}'"
+
+
+def _unfit(override: str) -> str | None:
+    """Why a single override cannot be taken, with its mend; None: nothing speaks against it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, _, text = override.partition("=")
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return f"{key}: expected a value but got {text!r}. Write a number, true, false, null, a 'text' or a list as [1,2]."
+    if parsed.is_sweep_override():
+        return f"{key}: expected one value but got several ({text}). Write a list as [1,2]; several trials are a study's."
+    expected, value = _expected(key), parsed.value()
+    if expected is None or (expected is bool and str(value).lower() in ("yes", "no", "on", "off", "y", "n", "1", "0")):
+        return None
+    try:
+        coerce(expected, value)
+    except TypeError as error:
+        return None if expected in (str, str | None) else f"{key}: {error}"
+    return None
+
+
+def _expected(path: str) -> Any:
+    """The type of a setting; None where there is none of this name (`+` and `~` belong to Hydra)."""
+    try:
+        owner, name = _owner(TrainerConfig(), path)
+        return _hints(type(owner)).get(name)  # type: ignore[arg-type]  # a class is hashable
+    except AttributeError:
+        return None
 
 
 def from_mapping(values: Mapping[str, object]) -> TrainerConfig:

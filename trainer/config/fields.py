@@ -48,7 +48,12 @@ class Data:
     test_share: float = _field(0.25, "Share of scans kept for the final comparison.", at_least=0.0, at_most=0.5)
     rotate_split_below: int = _field(12, "With fewer scans than this the split rotates over replicates.", at_least=0)
     draws_per_scan: int = _field(1, "Places in a row of the batch order that read the same scan.", at_least=1, at_most=1024)
-    prefetch_batches: int = _field(2, "Batches prepared ahead in a thread; 0: none.", at_least=0, at_most=64)
+    prefetch_batches: int = _field(
+        0,
+        "Batches prepared ahead in a thread, for a network on a GPU; on the CPU it takes the network's time. 0: none.",
+        at_least=0,
+        at_most=64,
+    )
     window_low_hu: float = _field(-400.0, "Lower end of the intensity window in HU; maps to -1.", at_least=-2000.0, at_most=4000.0)
     window_high_hu: float = _field(400.0, "Upper end of the intensity window in HU; maps to 1.", at_least=-2000.0, at_most=4000.0)
 

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,9 +80,10 @@ class Cache:
             if held is None or self._cut_short(name, held):
                 try:
                     held = np.load(self.folder / name, mmap_mode="r")
-                    os.utime(self.folder / name)
                 except (OSError, ValueError, EOFError):
                     return None
+                with suppress(OSError):  # what a read-only folder keeps can be read as it is
+                    os.utime(self.folder / name)
                 self._held[name] = held
             self._recent[name] = held
             self._recent.move_to_end(name)
@@ -132,8 +133,17 @@ class Cache:
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """One process at a time on this name; the others wait. Where the file system has no locks, nobody waits."""
-        with (self.folder / f"{name}.lock").open("w") as handle:
+        """One process at a time on this name; the others wait. Where the file system has no locks, nobody waits.
+
+        Raises:
+            CacheError: The folder cannot be written.
+        """
+        path = self.folder / f"{name}.lock"
+        try:
+            handle = path.open("w")
+        except OSError as error:
+            raise CacheError([f"data.cache_dir: expected to write {path} but got: {error.strerror}. Set another folder."]) from error
+        with handle:
             try:
                 import fcntl
 

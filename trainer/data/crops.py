@@ -34,7 +34,7 @@ from trainer.config import Crops, ratio_global, ratio_local
 from trainer.data.boxes import greatest_iou, iou, overlaps, reach
 from trainer.data.foreground import Foreground
 from trainer.data.streams import stream
-from trainer.data.uniform import Accept, one, pick, reject, reject_each
+from trainer.data.uniform import Accept, one, one_each, pick, reject, reject_each
 
 _PARTNER_SEARCHES = 16  # neighbourhoods searched one by one before the map of all of them is cheaper
 SPREAD = np.linspace(0, 1, 5)
@@ -116,14 +116,15 @@ class CropSampler:
         else:
             corners[0], violations[0] = self._first_global(sizes[0], coins[0], coins[1], first)
             corners[1], violations[1] = self._second_global(corners[0], sizes[0], sizes[1], coins[1], second)
+        free: dict[int, _Box] = {}
         for view, parent in enumerate(parents.tolist(), start=2):
             inside = (corners[parent], sizes[parent]) if c.localcrops_subset_of_globalcrops else None
             box = self._local_box(inside, sizes[view], stream(seed, step, f"crop/local{view - 2}", index))
-            if coins[view]:
-                boxes[view] = box
-            else:
-                corners[view] = box.low + box.stride * one(box.rng, box.steps)
+            (boxes if coins[view] else free)[view] = box
         self._place(boxes, corners, violations)
+        if free:  # boxes of one stride
+            lows, stride = np.array([box.low for box in free.values()]), next(iter(free.values())).stride
+            corners[list(free)] = lows + stride * one_each([box.rng for box in free.values()], [box.steps for box in free.values()])
         return ScanCrops(corners[:2], corners[2:], parents, edges, violations, constrained)
 
     def _edges(self, seed: int, step: int, index: int) -> Int[np.ndarray, " views"]:

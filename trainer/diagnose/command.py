@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,10 @@ from trainer.trained.arguments import network, parser, split, with_factory
 from trainer.trained.network import Network
 
 SCANS = 16
+LAPTOP = "ct_cpu"
+"""The preset in which a study of scans on disk takes minutes."""
+READING = ("data.spacing_mm", "data.window_low_hu", "data.window_high_hu")
+"""How scans are read: a study that starts from a network reads them as it does."""
 _SHOWN = {
     "prototype_entropy_foreground": "mean entropy of body crops over ln K; near 1 is uniform",
     "marginal_entropy": "entropy of the mean over ln K; near 0 is one prototype",
@@ -116,9 +121,11 @@ def _next(found: Diagnosis, given: argparse.Namespace, opened: Network | None) -
     if found.kind in ("none", "undecided"):
         return "No collapse is seen. Whether the features serve your task, only that task tells."
     studies = dict.fromkeys(cause.study for cause in found.causes if cause.state != "unlikely") or {RESCUE: None}
-    where = f" data.source={given.data}" if given.data not in (None, "phantom") else ""
+    where, laptop = "", ""
+    if given.data not in (None, "phantom"):
+        where, laptop = " " + shlex.quote(f"data.source={given.data}"), f" trainer.preset={LAPTOP}"
     said = ["Find out which change helps, from new weights:"]
-    said += [f"  ablate run {study} study=my_{Path(study).stem}{where}" for study in studies]
+    said += [f"  ablate run {study} study=my_{Path(study).stem}{where}{laptop}" for study in studies]
     if opened is not None and opened.checkpoint is not None:
         said += ["Whether it un-collapses this very network:"]
         said += [f"  ablate run {study} study=cure_{Path(study).stem}{where}{_from(opened, study)}" for study in studies]
@@ -129,7 +136,8 @@ def _from(opened: Network, study: str) -> str:
     """What makes every arm of a study start from this checkpoint: its path, and its backbone where the study would take another."""
     preset, own = leaves(schema(opened.config.preset)), leaves(opened.config)
     settings = {name: own[name] for name in BACKBONE if own[name] != preset[name] or (study == RESCUE and name in RESCUE_SETS)}
-    words = [f"trainer.preset={opened.config.preset}", f"loop.start_from={opened.checkpoint}"]
+    words = [f"{name}={_plain(own[name])}" for name in READING if own[name] != preset[name]]
+    words += [f"trainer.preset={opened.config.preset}", shlex.quote(f"loop.start_from={opened.checkpoint}")]
     if study == RESCUE:
         words += [RESCUE_WITHOUT, f"{RESCUE_REFERENCE}={_plain(own['model.layer_scale'])}"]
     words += [f"baseline.{name}={_plain(value)}" for name, value in settings.items()]

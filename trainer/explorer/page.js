@@ -128,7 +128,7 @@ function table() {
     show.addEventListener("click", () => { state.at = crop.corner.map((low) => Math.floor(low + crop.row.size / 2)); draw(); });
     const overlap = crop.global ? `IoU ${crop.row.iou.toFixed(3)}`
       : `${percent(crop.row.containment)} in a global${crop.of === "neither" ? "" : `, whole in ${crop.of}`}`;
-    const cells = [crop.corner.join(", "), `${crop.row.size} voxels, ${crop.row.edge_mm} mm`, crop.row.ratio.toFixed(3), crop.row.ratio_own.toFixed(3),
+    const cells = [crop.corner.join(", "), `${crop.row.size} voxels, ${[...new Set(crop.row.edges_mm)].length > 1 ? crop.row.edges_mm.join(" x ") : crop.row.edges_mm[0]} mm`, crop.row.ratio.toFixed(3), crop.row.ratio_own.toFixed(3),
       share.toFixed(3), share >= ratio ? `holds ${ratio}` : `below ${ratio}`, overlap, crop.row.violation ? "missed its ratio" : ""];
     return make("tr", {}, make("td", {}, show), ...cells.map((cell) => make("td", {}, cell)));
   }));

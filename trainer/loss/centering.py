@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trainer.config import Loss
-from trainer.numerics import at_least_single, logsumexp_rows, total
+from trainer.numerics import at_least_single, log_softmax_rows, total
 
 
 def sinkhorn(logits: Float[Tensor, "batch prototypes"], temperature: float, iterations: int) -> Float[Tensor, "batch prototypes"]:
@@ -25,8 +25,8 @@ def sinkhorn(logits: Float[Tensor, "batch prototypes"], temperature: float, iter
     log_plan = at_least_single(logits) / temperature
     samples = float(total(log_plan.new_tensor(float(len(log_plan)))))
     for _ in range(iterations):
-        log_plan = log_plan - logsumexp_rows(log_plan) - math.log(log_plan.shape[1])
-        log_plan = log_plan - torch.logsumexp(log_plan, dim=1, keepdim=True) - math.log(max(samples, 1.0))
+        log_plan = log_softmax_rows(log_plan) - math.log(log_plan.shape[1])
+        log_plan = torch.log_softmax(log_plan, dim=1) - math.log(max(samples, 1.0))
     return torch.exp(log_plan + math.log(max(samples, 1.0)))
 
 

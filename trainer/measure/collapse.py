@@ -94,7 +94,7 @@ def alarm(history: Sequence[Mapping[str, float]]) -> Alarm | None:
         history: `train/` measures as `TrainMeasures.metrics` gives them, oldest first, one entry for each measuring step; the last few do.
     """
     latest = [_own(entry) for entry in history[-ALARM_MEASURES:]]
-    if len(latest) < ALARM_MEASURES or SINCE not in latest[-1]:
+    if len(latest) < ALARM_MEASURES or not all(SINCE in entry for entry in latest):
         return None
     kinds = {classify(entry) for entry in latest}
     if len(kinds) > 1:

@@ -21,6 +21,8 @@ Shape = tuple[int, int]
 """Crops of a size, and tokens of each."""
 FEW_TOKENS = 64
 """Up to so many tokens plain products take about half as long on CPU as the fused kernel."""
+SHORT_ROW = 16
+"""Rows of less are summed by plain operations, which take a quarter of the time of torch's softmax."""
 
 
 class Attention(nn.Module):
@@ -86,12 +88,12 @@ class _Mixed(torch.autograd.Function):
         kept = []
         for rows, into, shape, table in zip(_split(qkv, shapes), _split(mixed, shapes), shapes, tables, strict=True):
             parts = _by_head(rows, heads, shape, 3).contiguous()
-            if table is not None:
-                parts[:2] = rotate(parts[:2], *table)
-            q, k, v = parts.flatten(1, 2)
-            share = torch.softmax(_scaled(q, k.transpose(1, 2), q.shape[2]), dim=-1)
+            turned = parts[:2] if table is None else rotate(parts[:2], *table)
+            (q, k), v = turned.flatten(1, 2), parts[2].flatten(0, 1)
+            scores = q.new_empty(len(q), q.shape[1], k.shape[1])
+            share = _softmax_(scores.baddbmm_(q, k.transpose(1, 2), beta=0, alpha=q.shape[2] ** -0.5))
             _by_head(into, heads, shape, 1).copy_((share @ v).view(parts[:1].shape))
-            kept += [parts, share]
+            kept += [turned, v, share]
         ctx.save_for_backward(*kept)
         ctx.heads, ctx.shapes, ctx.tables = heads, shapes, tables
         return mixed
@@ -101,18 +103,31 @@ class _Mixed(torch.autograd.Function):
     def backward(ctx: Any, gradient: Packed) -> tuple[Packed, None, None, None]:
         heads, shapes, kept = ctx.heads, ctx.shapes, ctx.saved_tensors
         found = gradient.new_empty(len(gradient), 3 * gradient.shape[1])
-        rows = zip(_split(gradient, shapes), _split(found, shapes), shapes, ctx.tables, kept[::2], kept[1::2], strict=True)
-        for above, into, shape, table, parts, share in rows:
-            q, k, v = parts.flatten(1, 2)
+        rows = zip(_split(gradient, shapes), _split(found, shapes), shapes, ctx.tables, kept[::3], kept[1::3], kept[2::3], strict=True)
+        for above, into, shape, table, turned, v, share in rows:
+            q, k = turned.flatten(1, 2)
             g = _by_head(above, heads, shape, 1).reshape(v.shape)
-            scores = torch._softmax_backward_data(g @ v.transpose(1, 2), share, -1, share.dtype)
-            own = torch.stack([_scaled(scores, k, q.shape[2]), _scaled(scores.transpose(1, 2), q, q.shape[2])]).view(2, *parts.shape[1:])
+            scores = _softmax_backward(g @ v.transpose(1, 2), share)
+            own = torch.empty_like(turned)
+            for into_own, a, b in ((own[0], scores, k), (own[1], scores.transpose(1, 2), q)):
+                into_own.view(b.shape).baddbmm_(a, b, beta=0, alpha=b.shape[2] ** -0.5)
             by_head = _by_head(into, heads, shape, 3)
             by_head[:2] = own if table is None else rotate(own, table[0], -table[1])
-            by_head[2] = (share.transpose(1, 2) @ g).view(parts.shape[1:])
+            by_head[2] = (share.transpose(1, 2) @ g).view(turned.shape[1:])
         return found, None, None, None
 
 
-def _scaled(a: Float[Tensor, "batch n m"], b: Float[Tensor, "batch m k"], dim: int) -> Float[Tensor, "batch n k"]:
-    """a b / sqrt(dim), scaled by the product itself."""
-    return a.new_empty(len(a), a.shape[1], b.shape[2]).baddbmm_(a, b, beta=0, alpha=dim**-0.5)
+def _softmax_(scores: Float[Tensor, "batch queries keys"]) -> Float[Tensor, "batch queries keys"]:
+    """Over the keys; may write into the scores. torch takes a tenth of a microsecond for a row, however short it is."""
+    if scores.shape[-1] >= SHORT_ROW:
+        return torch.softmax(scores, dim=-1)
+    scores = scores.sub_(scores.amax(dim=-1, keepdim=True)).exp_()
+    return scores.div_(scores.sum(dim=-1, keepdim=True))
+
+
+def _softmax_backward(gradient: Float[Tensor, "batch queries keys"], share: Float[Tensor, "batch queries keys"]) -> Tensor:
+    """The gradient of the scores."""
+    if share.shape[-1] >= SHORT_ROW:
+        return torch._softmax_backward_data(gradient, share, -1, share.dtype)
+    found = share * gradient
+    return found.sub_(share * found.sum(dim=-1, keepdim=True))

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from trainer.config import Model
 from trainer.model.attention import Attention, Packed, Rotary, Shape
 from trainer.model.positions import MM_PER_UNIT, patch_coordinates, rotary_table
-from trainer.products import Linear
+from trainer.products import GeluLinear, Linear
 
 
 class Tokens(NamedTuple):
@@ -46,7 +46,8 @@ class Block(nn.Module):
         self.norm_attention = nn.LayerNorm(config.dim)
         self.attention = Attention(config.dim, config.heads)
         self.norm_mlp = nn.LayerNorm(config.dim)
-        self.mlp = nn.Sequential(Linear(config.dim, hidden), nn.GELU(), Linear(hidden, config.dim))
+        # Between them: the layers keep the numbers that they have in checkpoints.
+        self.mlp = nn.Sequential(GeluLinear(config.dim, hidden), nn.Identity(), Linear(hidden, config.dim))
         scaled = config.layer_scale is not None
         self.scale_attention = nn.Parameter(torch.empty(config.dim)) if scaled else None
         self.scale_mlp = nn.Parameter(torch.empty(config.dim)) if scaled else None

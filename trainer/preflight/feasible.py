@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from trainer.config import Crops, TrainerConfig, ratio_global, ratio_local
-from trainer.data import CropSampler, Scan
+from trainer.data import CropSampler, Scan, scan_foreground
 from trainer.data.crops import SPREAD, spans
 from trainer.data.foreground import Foreground, foreground_mask
 from trainer.preflight.finding import Finding, data_key, finding, scans_of
@@ -155,7 +155,7 @@ class _Read:
 @lru_cache(maxsize=1024)
 def _locals_inside(key: str, index: int, read: str, patch: int) -> float:
     crops, scan = Crops(**json.loads(read)), scans_of(key)[index]
-    of = Foreground.of(foreground_mask(scan.voxels, crops.foreground, crops.foreground_threshold))
+    of = scan_foreground(scan, crops.foreground, crops.foreground_threshold)
     return CropSampler(of, crops, patch, scan.spacing_mm[0]).feasible_fraction()["local_in_global"]
 
 

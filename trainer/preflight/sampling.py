@@ -12,9 +12,8 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from trainer.config import TrainerConfig, from_mapping
-from trainer.data import CropSampler
+from trainer.data import CropSampler, Foreground, scan_foreground
 from trainer.data.boxes import global_iou, local_containment
-from trainer.data.foreground import Foreground, foreground_mask
 from trainer.data.window import normalise
 from trainer.preflight.finding import Finding, data_key, finding, scans_of
 
@@ -72,13 +71,9 @@ def _drawn(key: str) -> Drawn:
 
 def _sampler(settings: TrainerConfig, index: int) -> tuple[Foreground, CropSampler]:
     c = settings.crops
-    of = _foreground(data_key(settings), index, c.foreground, c.foreground_threshold)
-    return of, CropSampler(of, c, settings.model.patch_size_voxels, scans_of(data_key(settings))[index].spacing_mm[0])
-
-
-@lru_cache(maxsize=64)
-def _foreground(key: str, index: int, kind: str, threshold_hu: float) -> Foreground:
-    return Foreground.of(foreground_mask(scans_of(key)[index].voxels, kind, threshold_hu))
+    scan = scans_of(data_key(settings))[index]
+    of = scan_foreground(scan, c.foreground, c.foreground_threshold)
+    return of, CropSampler(of, c, settings.model.patch_size_voxels, scan.spacing_mm[0])
 
 
 def _shrunk(crop: Float32[np.ndarray, "edge edge edge"]) -> Float32[np.ndarray, " voxels"]:

@@ -28,23 +28,36 @@ def columns(settings: TrainerConfig) -> int:
     return step + step * -(-settings.loss.sinkhorn_queue // step)
 
 
+def masked_columns(settings: TrainerConfig) -> int:
+    """The same of iBOT's head: masked patches of a step's global crops, on average; it has no queue."""
+    loss = settings.loss
+    patches = (settings.crops.global_size_voxels // settings.model.patch_size_voxels) ** 3
+    share = loss.ibot_mask_prob * (loss.ibot_mask_ratio_min + loss.ibot_mask_ratio_max) / 2
+    return max(round(2 * settings.loop.batch_size * patches * share), 1)
+
+
 def _floor(settings: TrainerConfig) -> list[Finding]:
     if settings.loss.centering != "sinkhorn":
         return []
-    prototypes, held = settings.model.prototypes, columns(settings)
+    heads = [("model.prototypes", settings.model.prototypes, columns(settings), "set loss.sinkhorn_queue, ")]
+    if settings.loss.ibot_weight:
+        heads.append(("model.ibot_prototypes", settings.model.ibot_prototypes, masked_columns(settings), "raise loss.ibot_mask_prob, "))
+    return [found for head in heads for found in _floor_of(*head)]
+
+
+def _floor_of(path: str, prototypes: int, held: int, more: str) -> list[Finding]:
     share = math.log(max(prototypes / held, 1.0)) / math.log(prototypes)
     if share < FLOOR_SHARE:
         return []
     return [
         finding(
             "warning",
-            "model.prototypes",
+            path,
             f"Sinkhorn-Knopp sees {held} columns for {prototypes} prototypes: targets cannot fall below {share:.2f} of ln K.",
             share,
             "A column gives a prototype at most B / K, so its entropy is at least ln(K / B) and mutual information at most ln B "
             "(Caron et al. 2020, arXiv 2006.09882, Eq. 3). Accumulating gradients alone does not enlarge B.",
-            "Lower model.prototypes, raise loop.batch_size (loop.micro_batch_size saves the memory), set loss.sinkhorn_queue, "
-            "or set loss.centering=softmax.",
+            f"Lower {path}, raise loop.batch_size (loop.micro_batch_size saves the memory), {more}or set loss.centering=softmax.",
         )
     ]
 

@@ -31,3 +31,20 @@ def test_a_pilot_is_printed_and_used(place: Toyplace) -> None:
     assert "a pilot of the baseline, extrapolated; may be wrong by a factor 2" in printed
     assert "a pilot of the baseline" in place.json("plan", "toy.yaml")["estimate"]["source"]
     assert not list(place.runs.glob("trials/*"))
+
+
+@pytest.mark.slow
+def test_hours_that_end_in_the_middle_of_a_phase_end_the_run_there_and_more_of_them_go_on(place: Toyplace) -> None:
+    place.write(step_s=0.4, more="workers: 1\nattempts: 1\nbudget: {hours: 0.001}")
+    ended = place.ablate("run", "toy.yaml", "--no-mlflow", "--yes", code=3)
+    assert "The budget is spent. Running trials save a checkpoint first" in ended
+    assert "of 0.001 hours are used. Nothing is lost: raise budget.hours in the study file and run the same command again. " in ended
+    status = place.json("status")
+    assert (status["state"], status["trials"]["failed"]) == ("stopped", 0)
+    done = status["trials"]["done"]
+    assert done < 6, "the phase had six to do"
+    again = place.ablate("run", "toy.yaml", "--no-mlflow", "--yes", code=3)
+    assert "are used. Nothing is lost" in again
+    assert place.json("status")["trials"]["done"] == done, "nothing more was begun"
+    place.ablate("run", "toy.yaml", "budget.hours=1", "trainer.set.step_s=0.4", "--no-mlflow")
+    assert place.json("status")["state"] == "done"

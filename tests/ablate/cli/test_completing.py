@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,6 +112,8 @@ def test_zsh_is_offered_the_names_as_they_are(offered: Callable[..., list[str]])
     assert line.endswith('"matching"))\'')
     said = "\n".join(offered(_ABLATE_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS="ablate explain planted m"))
     assert said == "_arguments '*: :((\"matching/c=x\"))'"
+    said = "\n".join(offered(_ABLATE_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS="ablate explain planted flags/"))
+    assert said == "_arguments '*: :((\"flags/baseline\"))'", "Zsh evaluates what it is offered: a name that would be torn is not"
 
 
 @pytest.mark.slow
@@ -130,5 +133,13 @@ def test_the_installed_script_works_in_bash(here: Path, tmp_path: Path) -> None:
         ).stdout
     )
     assert "bash completion installed" in bash("ablate --install-completion")
+    if (zsh := shutil.which("zsh")) is not None:
+        ask = '_arguments() { print -r -- $1 }; ablate_words() { eval $(env _TYPER_COMPLETE_ARGS="ablate explain planted " '
+        ask += "_ABLATE_COMPLETE=complete_zsh ablate) }; ablate_words"
+        done = subprocess.run(
+            [zsh, "-f", "-c", ask], cwd=here, env=environment, capture_output=True, encoding="utf-8", timeout=60, check=True
+        )
+        assert done.stdout.split() == ["*:", ':(("flags/baseline"', '"matching/c=x"))']
+        assert done.stderr == ""
     calls = 'source ~/.bashrc; COMP_WORDS=(ablate explain planted "\'flags/b"); COMP_CWORD=3; _ablate_completion ablate; '
     assert bash(f'{calls} printf "%s\\n" "${{COMPREPLY[@]}}"') == "flags/baseline\n"

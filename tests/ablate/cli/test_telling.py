@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,14 @@ from typing import Any
 import optuna
 import pytest
 from pandas import DataFrame
+from toyplace import Toyplace
 from typer.testing import CliRunner
 
 from ablate.cli import app
 from ablate.cli.exporting import harmless
+from ablate.cli.session import loaded_study
 from ablate.errors import StudyError
+from ablate.results import Results
 
 
 @pytest.fixture
@@ -64,6 +69,50 @@ def test_tables_and_tuning_phases_are_exported_once_however_often(runs: tuple[Pa
         said("export", study, "--runs", str(root))
     with pytest.raises(StudyError, match="expected an Optuna storage"):
         said("export", study, "--optuna", "nonsense", "--runs", str(root))
+
+
+PAGES = ("dashboard", "ui")
+"""They serve pages until they are ended."""
+
+
+def test_every_command_answers_in_json_but_those_that_serve_pages() -> None:
+    without = [one.callback.__name__ for one in app.registered_commands if one.callback and "as_json" not in one.callback.__annotations__]
+    assert sorted(without) == sorted(PAGES)
+
+
+def test_a_run_prints_one_document_and_all_else_on_standard_error(tmp_path: Path) -> None:
+    place = Toyplace(tmp_path)
+    place.write()
+    command = [sys.executable, "-m", "ablate", "run", "toy.yaml", "--no-mlflow", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=place.environment, capture_output=True, text=True, timeout=120, check=True)
+    document = json.loads(done.stdout)
+    assert "done" in done.stderr
+    assert document.pop("mlflow") == "left alone; later: ablate sync toy"
+    assert (tmp_path / document.pop("report")).is_file()
+    assert document == place.json("report", "toy")
+    written = place.json("export", "toy", "--csv", "tables")
+    assert written == {"study": "toy", "files": ["tables/arms.csv", "tables/trials.csv", "tables/curves.csv"], "optuna": []}
+    assert "wrote mine.yaml" in place.json("init", "mine.yaml")["said"]
+
+
+def test_a_study_that_has_run_is_taken_by_its_name_under_other_settings(runs: tuple[Path, str]) -> None:
+    """`ablate confirm my_ct ...` of docs/START.md, where the settings that made it `my_ct` are not typed again."""
+    root, study = runs
+    found = loaded_study(root, study, [])
+    assert found == Results(root, study).study
+    longer = loaded_study(root, study, ["replicates.at_most=9", "crops.foreground_threshold=-300"])
+    assert longer.replicates.at_most == 9
+    assert longer.trainer.set["crops.foreground_threshold"] == -300
+    with pytest.raises(StudyError, match=r"at_mots: no such key\. Did you mean at_most"):
+        loaded_study(root, study, ["replicates.at_mots=9"])
+    with pytest.raises(StudyError, match="no such file"):
+        loaded_study(root, "nobody", [])
+
+
+def test_levels_are_told_as_a_study_file_writes_them(runs: tuple[Path, str]) -> None:
+    root, study = runs
+    told = said("explain", study, "flags/localcrops_subset_of_globalcrops=true", "--runs", str(root))
+    assert "localcrops_subset_of_globalcrops=true (baseline false)" in told
 
 
 def test_a_table_for_a_spreadsheet_runs_nothing() -> None:

@@ -63,6 +63,34 @@ def test_infeasible_regions_are_left_out() -> None:
     assert none.sentences == ("No operating range: none of 48 points is feasible: no crop meets the ratio.",)
 
 
+def test_regions_over_the_two_thresholds_that_matter_most_hold_what_was_planted() -> None:
+    """Everything right of .5 is planted as not feasible; the third threshold does nothing and has no axis."""
+    idle = Threshold("idle", 1, 100, log=True)
+    points = [
+        Measured({**p.levels, idle.name: float(10 ** (2 * u))}, p.objective, p.levels[RATIO.name] < 0.5, "planted")
+        for p, u in zip(measured(), np.random.default_rng(1).random(48), strict=True)
+    ]
+    found = operating_range([idle, RATIO, HU], points, 0.1)
+    assert found.regions is not None
+    assert "idle" not in (found.regions.x, found.regions.y) or found.spans[0].sensitivity > found.spans[2].sensitivity
+    assert RATIO.name in (found.regions.x, found.regions.y)
+    two = operating_range([HU, RATIO], points, 0.1).regions
+    assert two is not None
+    assert (two.x, two.y, two.xs[0], two.xs[-1], two.ys[0], two.ys[-1]) == (HU.name, RATIO.name, -700, 300, 0, 1)
+    by_ratio = {ratio: set(row) for ratio, row in zip(two.ys, two.rows, strict=True)}
+    assert all(letters == {"x"} for ratio, letters in by_ratio.items() if ratio > 0.65)
+    assert all("x" not in letters for ratio, letters in by_ratio.items() if ratio < 0.35)
+    assert "g" in by_ratio[0.35]
+    assert by_ratio[0.0] == {"f"}, "feasible, and .3 worse than the best"
+
+
+def test_one_threshold_has_no_map_and_what_is_not_sure_is_not_called_good() -> None:
+    assert operating_range([RATIO], measured(), 0.1).regions is None
+    unsure = operating_range([HU, RATIO], measured(12, noise=1.0), 0.01)
+    assert unsure.regions is not None
+    assert not any("g" in row for row in unsure.regions.rows)
+
+
 def test_bad_points_are_said() -> None:
     points = measured()
     points[0] = Measured(points[0].levels, {0: math.nan, 1: math.inf}, True)
@@ -95,8 +123,40 @@ def test_the_surrogate_equals_scikit_learn_at_the_same_parameters() -> None:
 def test_constant_objectives_make_the_whole_range_as_good() -> None:
     points = [Measured(p.levels, dict.fromkeys(range(3), 0.5), True) for p in measured()]
     found = operating_range([HU, RATIO], points, 0.1)
-    assert found.share == 1.0
+    assert found.share > 0.9
     assert all(span.low_open and span.high_open and not span.cliffs for span in found.spans)
+    assert [span.measured for span in found.spans] == [(span.low, span.high) for span in found.spans]
+
+
+def test_nothing_is_said_of_settings_beyond_the_outermost_measured_points() -> None:
+    """As CMA-ES leaves it: all points in the middle of the ranges, all alike. What lies outside may be as bad as can be."""
+    middle = [p for p in measured(96) if 0.35 <= p.levels[RATIO.name] <= 0.65 and -400 <= p.levels[HU.name] <= 0]
+    found = operating_range([HU, RATIO], middle, 0.1)
+    assert len(middle) >= 8
+    for span in found.spans:
+        inside = [p.levels[span.name] for p in middle]
+        assert span.low == pytest.approx(min(inside), abs=1e-2)
+        assert span.high == pytest.approx(max(inside), abs=1e-2)
+        assert span.low_open
+        assert span.high_open
+    assert found.share < 0.15
+    assert "from 0.3" in found.sentences[2]
+    assert "as far as points were measured" in found.sentences[2]
+
+
+def test_a_prediction_above_all_that_was_measured_makes_no_setting_sure() -> None:
+    """A rise towards a cliff: the surrogate overshoots between the last good point and the first bad one, where nothing was measured."""
+    levels = [0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.62, 0.8]
+    points = [
+        Measured({RATIO.name: x}, {r: (x if x < 0.6 else -2.0) + 0.01 * (-1) ** (r + k) for r in range(2)}, True)
+        for k, x in enumerate(levels)
+    ]
+    found = operating_range([RATIO], points, 0.1)
+    assert found.recommended is not None
+    assert 0.45 < found.recommended[RATIO.name] < 0.6
+    assert found.predicted is not None
+    assert found.predicted < 0.65
+    assert found.spans[0].high < 0.6
 
 
 def test_a_range_that_rests_on_predicted_means_alone_says_so() -> None:

@@ -24,9 +24,12 @@ from ablate.trial import TrialFiles, metric_line
 from dashboards.live import address, asking, comparison, trial
 from dashboards.live.address import View
 from dashboards.live.app import Drawn, Screen, toggled
+from dashboards.live.drawing import comparison as comparison_figure
+from dashboards.live.parts import first_line
 from dashboards.live.record import ArmKey, Record, log_tail
 from dashboards.live.serve import application
 from dashboards.live.streams import Streams, spread, thinned
+from dashboards.palette import Line
 
 NASTY = '<img src=x onerror="alert(1)">'
 
@@ -234,6 +237,23 @@ def test_the_log_shown_is_its_end(tmp_path: Path) -> None:
     lines = (log_tail(files) or "").split("\n")
     assert len(lines) == 200
     assert lines[-2:] == ["line 49999 ä", "\ufffd end"]
+
+
+def test_a_long_message_is_cut_with_a_sign() -> None:
+    """The end of a command that was cut off without one named a folder above the one that was meant."""
+    assert first_line("one\ntwo") == "one"
+    assert first_line(" ") == "no message"
+    assert first_line("x" * 300) == "x" * 300
+    assert first_line("x" * 301) == "x" * 299 + "…"
+
+
+def test_labels_of_single_marks_stay_within_the_figure() -> None:
+    """They fall away to the left of their mark: plotly leaves out those that reach beyond the right end."""
+    arms = {f"mode=a level with a name {i}": (Line("#000000", "solid"), None) for i in range(4)}
+    axis = comparison_figure("score", arms, {name: [0.5] for name in arms})["layout"]["xaxis"]
+    assert axis["tickangle"] < 0
+    assert len(axis["ticktext"]) == 4
+    assert all(len(word) <= 19 for word in axis["ticktext"])
 
 
 def test_names_are_shown_as_they_are_written(planting: Callable[..., Any], tmp_path: Path, record_of: Callable[..., Record]) -> None:

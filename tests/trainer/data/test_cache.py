@@ -160,6 +160,23 @@ def test_a_journal_survives_a_torn_line_and_another_writer(tmp_path: Path) -> No
     assert one.get("a") == 3
 
 
+def test_a_folder_that_cannot_be_written_is_named_with_its_mend_and_still_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path)
+    kept(cache, "a.npy")
+    (tmp_path / "index.lock").mkdir()  # what any user, root too, cannot open for writing
+    with (
+        pytest.raises(CacheError, match=r"data\.cache_dir: expected to write .*index\.lock but got: .* Set another folder\."),
+        cache.alone("index"),
+    ):
+        pass
+
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(room.os, "utime", refused)
+    assert Cache(tmp_path).array("a.npy") is not None
+
+
 def test_a_journal_that_cannot_be_written_says_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"data\.cache_dir: expected to write .*set another folder"):
         Journal(tmp_path / "gone" / "a.jsonl").put("a", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import SimpleITK as sitk
 import torch
 import yaml
 
 from trainer.checkpoint import BACKBONE
 from trainer.config import from_mapping, leaves, schema
 from trainer.data import load_scans
+from trainer.data.phantom import phantom_scan
 from trainer.diagnose import Sample, SampleError, diagnose, read_sample, sample_scans
 from trainer.diagnose.causes import CAUSES, RESCUE, RESCUE_REFERENCE, RESCUE_SETS, RESCUE_WITHOUT, floor_share, sinkhorn_columns
 from trainer.diagnose.command import main
@@ -258,6 +261,16 @@ def test_the_text_names_the_kind_the_causes_and_what_to_run(tiny_run: Path, tmp_
         f"trainer.preset=phantom_cpu loop.start_from={tmp_path / 'checkpoint.pt'} baseline.model.patch_size_voxels=3 baseline.model.dim=12"
     )
     assert start in said
+    folder = tmp_path / "ct scans"
+    folder.mkdir()
+    image = sitk.GetImageFromArray(phantom_scan("torso", 32, 15.0, 15.0, 0, 0)[0])
+    image.SetSpacing([2.0, 2.0, 2.0])
+    sitk.WriteImage(image, str(folder / "a.nii.gz"))
+    own = [f"data.cache_dir={tmp_path}/cache", "data.window_high_hu=300", "measure.crops_per_scan=8"]
+    assert main([str(tmp_path), str(folder), *own]) == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if "ablate run studies/collapse.yaml" in line]
+    assert lines[0][3:] == ["study=my_collapse", f"data.source={folder}", "trainer.preset=ct_cpu"]
+    assert lines[1][3:7] == ["study=cure_collapse", f"data.source={folder}", "data.window_high_hu=300.0", "trainer.preset=phantom_cpu"]
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,11 @@ def test_no_alarm_without_three_measures_of_one_collapse(history: list[dict[str,
     assert alarm(history) is None
 
 
+def test_steps_without_any_measured_output_are_no_collapse_and_no_error() -> None:
+    """Batches whose pairs are all left out measure crops alone."""
+    assert alarm([{"train/global_iou": 0.1}, measured() | {SINCE: 10.0}, measured() | {SINCE: 10.0}]) is None
+
+
 def test_probe_measures_among_the_training_ones_do_not_sound_or_silence_the_alarm() -> None:
     healthy = {"probe/marginal_entropy": 0.99, "probe/prototype_entropy": 0.5, "probe/mutual_information": 2.0}
     assert alarm([measured() | healthy | {SINCE: 5.0}] * 3) is not None

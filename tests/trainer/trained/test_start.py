@@ -38,6 +38,17 @@ def test_another_model_is_refused_before_the_first_step(tiny_run: Path, tiny_set
     assert list(run.directory.iterdir()) == []
 
 
+def test_a_last_stage_may_see_more_voxels_where_positions_are_in_millimetres(tiny_settings: dict[str, object], tmp_path: Path) -> None:
+    first = Silent(tmp_path / "first")
+    train({**tiny_settings, "loop.steps": 1, "loop.warmup_steps": 0, "model.positions_unit": "mm"}, first)
+    finer = {**tiny_settings, "loop.start_from": str(first.directory), "loop.steps": 0, "crops.global_size_voxels": 15}
+    train({**finer, "model.positions_unit": "mm"}, Silent(tmp_path / "finer"))
+    before, after = trained(first.directory).student, trained(tmp_path / "finer").student
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name.startswith("backbone."))
+    with pytest.raises(CheckpointError, match=r"positions_unit was 'mm' and is 'crop'.*|crops\.global_size_voxels was 12 and is 15"):
+        train(finer, Silent(tmp_path / "crop"))
+
+
 def test_where_a_run_starts_is_never_without_effect(tiny_run: Path, tiny_settings: dict[str, object]) -> None:
     for steps in (0, 3):
         config = from_mapping({**tiny_settings, "loop.steps": steps, "loop.start_from": str(tiny_run), "loop.warmup_steps": 0})
