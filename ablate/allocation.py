@@ -184,11 +184,16 @@ def _unlikely(study: Study, plan: Replicates, at_rungs: AtRungs, rivals: Sequenc
 
 
 def _condemned_early(study: Study, plan: Replicates, condemn: int, at_rungs: AtRungs, rivals: Sequence[str]) -> dict[str, tuple[int, str]]:
-    """Arm to the rung, and why, for those that break the same guard in each of their first `condemn` replicates there."""
+    """Arm to the rung, and why, for those that break the same guard in each of their first `condemn` replicates there.
+
+    A guard that no trial keeps there, not even the baseline's, tells nothing yet.
+    """
     found: dict[str, tuple[int, str]] = {}
     for step in sorted(at_rungs):
+        shown = [metrics for results in at_rungs[step].values() for metrics in results.values()]
+        telling = [guard for guard in study.guards if any(guard.holds(metrics.get(guard.metric, math.nan)) for metrics in shown)]
         for arm in rivals:
-            broken = _broken_throughout(study.guards, at_rungs[step].get(arm, {}), plan, condemn)
+            broken = _broken_throughout(telling, at_rungs[step].get(arm, {}), plan, condemn)
             if arm not in found and broken is not None:
                 found[arm] = step, f"Stopped at step {step}: {broken} in each of {counted(condemn, 'replicate')} there."
     return found

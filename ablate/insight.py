@@ -56,6 +56,12 @@ def _factorial(study: Study, phase: Phase, conclusion: Conclusion, evidence: Evi
     return document
 
 
+def _so_far(steps: Iterable[int]) -> list[str]:
+    """Of which training a comparison speaks that needs arms which a rung gave up."""
+    step = min(steps, default=None)
+    return [] if step is None else [f"What follows is as it stood at step {step}, where arms were given up: all that it needs came so far."]
+
+
 def _left_out(study: Study, phase: Phase, conclusion: Conclusion, evidence: Evidence) -> dict[str, Any] | None:
     """What the arm with everything on loses without each component; of a winner with everything on `attribution` tells it."""
     if phase.design != "leave_one_out" or conclusion.winner == design.ALL_ON:
@@ -68,14 +74,8 @@ def _left_out(study: Study, phase: Phase, conclusion: Conclusion, evidence: Evid
     return {
         "without": [asdict(share) for share in shares],
         "needs": needs,
-        "sentences": [*_so_far(conclusion.short.values()), *_gains(study), *losses_in_words(shares, needs, f"the arm {design.ALL_ON}")],
+        "sentences": [*_gains(study), *_so_far(conclusion.short.values()), *losses_in_words(shares, needs, f"the arm {design.ALL_ON}")],
     }
-
-
-def _so_far(steps: Iterable[int]) -> list[str]:
-    """Of which training a comparison speaks that needs arms which a rung gave up."""
-    step = min(steps, default=None)
-    return [] if step is None else [f"What follows is as it stood at step {step}, where arms were given up: all that it needs came so far."]
 
 
 def _gains(study: Study) -> list[str]:

@@ -110,9 +110,9 @@ def conclude(
             collapse=collapse.get(arm.name, {}),
             stopped=stops.said.get(arm.name, ""),
             hopeless=arm.name in stops.hopeless,
-            broken_down=broken.get(arm.name, []),
             bleak=arm.name in stops.bleak,
             at_rung=stops.seen.get(arm.name, {}),
+            broken_down=broken.get(arm.name, []),
         )
         for arm in sorted(arms, key=lambda arm: arm.name != BASELINE)
     ]
@@ -230,9 +230,9 @@ def _judge(
     collapse: Mapping[int, str],
     stopped: str,
     hopeless: bool,
-    broken_down: list[int],
     bleak: bool,
     at_rung: Mapping[int, Metrics],
+    broken_down: list[int],
 ) -> ArmVerdict:
     same = arm.name != BASELINE and benefit is None
     guards = _guards(study, at_rung if hopeless else found, early=hopeless)

@@ -28,12 +28,12 @@ Early = Callable[[str, int, int], Metrics]
 """Arm, replicate and step to what it shows at a rung."""
 
 
-def study(*, rungs: list[int] | None = None, **replicates: Any) -> Study:
-    """A phase with a guard (`health` at least .2), a reference and a smallest effect of .02."""
+def study(*, rungs: list[int] | None = None, name: str = "toy", **replicates: Any) -> Study:
+    """A phase with a guard (`health` at least .2), a reference and a smallest effect of .02; by its name arms are checked."""
     return Study.model_validate(
         {
             "rungs": rungs or [],
-            "study": "toy",
+            "study": name,
             "question": "Which?",
             "trainer": {"callable": "a:b"},
             "baseline": {"x": 0},
@@ -162,7 +162,7 @@ def raced(phases: int, at_rung: Mapping[str, float], check: float, who: str = "w
     noise = Noise({}, 0.6)
     stopped, adopted, wrong, spared = [], [], [], []
     for seed in range(phases):
-        concluded, given, taken = simulated(study(rungs=[20], check=check, at_rungs=who), seed, RACE, noise, at_rung)
+        concluded, given, taken = simulated(study(rungs=[20], check=check, at_rungs=who, name=f"toy-{seed}"), seed, RACE, noise, at_rung)
         _, without, plain = simulated(study(), seed, RACE, noise)
         won = {arm.name for arm in concluded.arms if arm.verdict == "adopt"}
         stopped.append("Stopped at step" in concluded.arm("good").reason)
@@ -192,7 +192,7 @@ def guarded(phases: int, health: Callable[[float, str], float], length: float = 
             return {"score": float(source.standard_normal()), "health": health(float(source.standard_normal()), name)}
 
         names = [BASELINE, *(name for name in final if name != "untrained")]
-        concluded, given, taken = played(study(rungs=[20]), names, draw, early)
+        concluded, given, taken = played(study(rungs=[20], name=f"toy-{seed}"), names, draw, early)
         _, without, plain = played(study(), names, draw)
         won = {arm.name for arm in concluded.arms if arm.verdict == "adopt"}
         adopted.append(len(won & {"good 0", "good 1"}) / 2)

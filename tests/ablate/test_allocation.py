@@ -232,6 +232,17 @@ def test_an_arm_that_is_well_in_the_end_shows_that_the_rung_condemned_too_early(
     assert [concluded.arm(name).verdict for name in ("ill", "ill too")] == ["adopt", "adopt"]
 
 
+def test_a_guard_that_no_trial_keeps_at_a_rung_condemns_nobody_there() -> None:
+    draw = fixed({BASELINE: 0.3, "good": 0.5, "better": 0.6, "untrained": 0.2})
+
+    def all_ill(name: str, replicate: int, step: int) -> Metrics:
+        return {**slow_start("good", replicate, step), "health": 0.1}
+
+    concluded, given, _ = played(study(rungs=[20], condemn=3), [BASELINE, "good", "better"], draw, all_ill)
+    assert concluded.short == {}
+    assert min(given.values()) >= 4
+
+
 def test_a_guard_that_the_trainer_does_not_report_at_a_rung_condemns_nobody_there() -> None:
     draw = fixed({BASELINE: 0.3, "ill": 0.5, "untrained": 0.2}, ill=("ill",))
     _, given, taken = played(study(rungs=[20], check=0), [BASELINE, "ill"], draw, slow_start)

@@ -71,6 +71,25 @@ def test_an_interaction_is_found_and_put_into_words() -> None:
     assert {tuple(cell["cell"]): cell["arm"] for cell in told["factorial"]["cells"]}[0, 0, 0] == BASELINE
 
 
+def test_what_needs_arms_that_a_rung_gave_up_is_told_of_the_training_that_all_of_them_have() -> None:
+    found = study([FLAGS])
+    conclusions, evidence = run(found, only_together)
+    stopped = conclusions[0].model_copy(update={"short": {"a=true": 30, "b=true": 30}})
+    ended = {arm: {} if arm in stopped.short else results for arm, results in evidence["flags"].items()}
+    at_rung = {arm: {r: {"score": 0.9 * one["score"]} for r, one in results.items()} for arm, results in evidence["flags"].items()}
+    told = insight.of_phase(found, stopped, ended, at_rung)["factorial"]
+    assert told["dropped"] == []
+    interaction = next(one for one in told["interactions"] if one["name"] == "a=true x b=true")
+    assert interaction["mean"] == pytest.approx(0.9 * 0.2, abs=0.03)
+    assert told["sentences"][0].startswith("What follows is as it stood at step 30, where arms were given up")
+    attribution = insight.attribution(found, [stopped], {"flags": at_rung}, 30)
+    assert attribution is not None
+    assert attribution["missing"] == []
+    assert attribution["sentences"][0].startswith("What follows is as it stood at step 30")
+    whole = insight.of_phase(found, conclusions[0], evidence["flags"])["factorial"]
+    assert not any("What follows" in sentence for sentence in whole["sentences"])
+
+
 def test_a_factorial_tells_what_its_winner_needs_also_where_the_baseline_says_nothing_of_its_settings() -> None:
     found = study([FLAGS], baseline={})
     conclusions, evidence = run(found, lambda levels: 0.3 + 0.2 * (levels.get("a", False) and levels.get("b", False)))
@@ -92,25 +111,6 @@ def test_leaving_one_out_tells_what_each_component_carries_also_where_the_winner
     assert [share["mean"] for share in told["without"]] == pytest.approx([0.2, 0.1, 0.0], abs=0.02)
     assert told["sentences"][0].startswith("a is needed: without it the arm all on loses (+0.19")
     assert told["sentences"][2].startswith("c can go: what the arm all on loses without it is below the smallest effect")
-
-
-def test_what_needs_arms_that_a_rung_gave_up_is_told_of_the_training_that_all_of_them_have() -> None:
-    found = study([FLAGS])
-    conclusions, evidence = run(found, only_together)
-    stopped = conclusions[0].model_copy(update={"short": {"a=true": 30, "b=true": 30}})
-    ended = {arm: {} if arm in stopped.short else results for arm, results in evidence["flags"].items()}
-    at_rung = {arm: {r: {"score": 0.9 * one["score"]} for r, one in results.items()} for arm, results in evidence["flags"].items()}
-    told = insight.of_phase(found, stopped, ended, at_rung)["factorial"]
-    assert told["dropped"] == []
-    interaction = next(one for one in told["interactions"] if one["name"] == "a=true x b=true")
-    assert interaction["mean"] == pytest.approx(0.9 * 0.2, abs=0.03)
-    assert told["sentences"][0].startswith("What follows is as it stood at step 30, where arms were given up")
-    attribution = insight.attribution(found, [stopped], {"flags": at_rung}, 30)
-    assert attribution is not None
-    assert attribution["missing"] == []
-    assert attribution["sentences"][0].startswith("What follows is as it stood at step 30")
-    whole = insight.of_phase(found, conclusions[0], evidence["flags"])["factorial"]
-    assert not any("What follows" in sentence for sentence in whole["sentences"])
 
 
 def test_the_winner_over_two_phases_is_traced_to_what_it_needs() -> None:
