@@ -15,6 +15,7 @@ from trainer.config.fields import (
     TrainerConfig,
     ratio_global,
     ratio_local,
+    sinkhorn_columns,
 )
 from trainer.config.offers import OFFERS, expected_seconds, headlines, inert
 
@@ -44,6 +45,7 @@ __all__ = [
     "ratio_global",
     "ratio_local",
     "schema",
+    "sinkhorn_columns",
     "to_mapping",
     "validate",
 ]

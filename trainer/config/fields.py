@@ -258,6 +258,15 @@ class TrainerConfig:
     measure: Measure = field(default_factory=Measure)
 
 
+def sinkhorn_columns(config: TrainerConfig) -> int:
+    """B: teacher outputs that Sinkhorn-Knopp balances at once, two of each scan of a step on all ranks; a queue adds whole steps.
+
+    Micro-batches and ranks do not shrink it.
+    """
+    step = 2 * config.loop.batch_size
+    return step * (1 + -(-config.loss.sinkhorn_queue // step))
+
+
 def ratio_global(crops: Crops) -> float:
     """Least foreground share of a constrained global crop."""
     return crops.min_foreground_ratio if crops.min_foreground_ratio_global is None else crops.min_foreground_ratio_global

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.config import TrainerConfig, leaves
+from trainer.config import TrainerConfig, leaves, sinkhorn_columns
 
 FLAGS, RESCUE = "studies/collapse.yaml", "studies/rescue.yaml"
 RESCUE_SETS = ("model.pooling", "model.layer_scale")
@@ -62,12 +62,6 @@ def suspicions(kinds: Sequence[str], settings: TrainerConfig | None, evidence: E
         found.append(Suspicion(state, what, cause.setting, now, cause.becomes, cause.study))
     order: list[State] = ["likely", "to check", "unlikely"]
     return sorted(found, key=lambda one: order.index(one.state))
-
-
-def sinkhorn_columns(settings: TrainerConfig) -> int:
-    """Teacher outputs that Sinkhorn-Knopp balances at once: two global crops of each scan, and whole steps of the queue."""
-    columns = 2 * settings.loop.batch_size
-    return columns * (1 + -(-settings.loss.sinkhorn_queue // columns))
 
 
 def floor_share(settings: TrainerConfig) -> float:

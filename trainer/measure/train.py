@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Float32, Num
 
-from trainer.config import TrainerConfig
+from trainer.config import TrainerConfig, sinkhorn_columns
 from trainer.measure.collapse import SINCE, classify
 from trainer.measure.features import feature_measures
 from trainer.measure.foreground import mean_share, ratio_summary
@@ -104,7 +104,7 @@ class TrainMeasures:
         found = prototype_measures(probs, ratio, m.rich_ratio, m.background_ratio)
         found |= pair_measures(probs, softmax(logits, loss.student_temperature), teacher_probs, batch.global_iou)
         found |= feature_measures(features, np.tile(batch.scan, 2))
-        columns = len(probs) + loss.sinkhorn_queue if loss.centering == "sinkhorn" else np.inf
+        columns = sinkhorn_columns(self._config) if loss.centering == "sinkhorn" else np.inf
         uniform = uniformity(float(entropy(probs).mean()), probs.shape[1], columns)
         if uniform is not None:
             found["uniformity"] = uniform

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from trainer.config import TrainerConfig, inert, leaves, schema
+from trainer.config import TrainerConfig, inert, leaves, schema, sinkhorn_columns
 from trainer.preflight.finding import Finding, finding
 
 FLOOR_SHARE = 0.3
@@ -22,14 +22,8 @@ def findings(settings: TrainerConfig) -> list[Finding]:
     return [*_floor(settings), *_temperature(settings), *_teacher(settings), *_rate(settings), *_window(settings)]
 
 
-def columns(settings: TrainerConfig) -> int:
-    """B: teacher outputs that Sinkhorn-Knopp balances together. Micro-batches and ranks do not shrink it; a queue adds whole steps."""
-    step = 2 * settings.loop.batch_size
-    return step + step * -(-settings.loss.sinkhorn_queue // step)
-
-
 def masked_columns(settings: TrainerConfig) -> int:
-    """The same of iBOT's head: masked patches of a step's global crops, on average; it has no queue."""
+    """Columns of iBOT's head: masked patches of a step's global crops, on average; it has no queue."""
     loss = settings.loss
     patches = (settings.crops.global_size_voxels // settings.model.patch_size_voxels) ** 3
     share = loss.ibot_mask_prob * (loss.ibot_mask_ratio_min + loss.ibot_mask_ratio_max) / 2
@@ -39,7 +33,7 @@ def masked_columns(settings: TrainerConfig) -> int:
 def _floor(settings: TrainerConfig) -> list[Finding]:
     if settings.loss.centering != "sinkhorn":
         return []
-    heads = [("model.prototypes", settings.model.prototypes, columns(settings), "set loss.sinkhorn_queue, ")]
+    heads = [("model.prototypes", settings.model.prototypes, sinkhorn_columns(settings), "set loss.sinkhorn_queue, ")]
     if settings.loss.ibot_weight:
         heads.append(("model.ibot_prototypes", settings.model.ibot_prototypes, masked_columns(settings), "raise loss.ibot_mask_prob, "))
     return [found for head in heads for found in _floor_of(*head)]

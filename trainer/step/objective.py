@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trainer.config import Loss, TrainerConfig
+from trainer.config import Loss, TrainerConfig, sinkhorn_columns
 from trainer.loss import (
     Centering,
     gram_loss,
@@ -43,8 +43,7 @@ class Balance:
 
     def __init__(self, config: TrainerConfig, device: torch.device, dtype: torch.dtype) -> None:
         self.config = config
-        columns = GLOBALS * config.loop.batch_size
-        queue = -(-config.loss.sinkhorn_queue // columns)
+        queue = sinkhorn_columns(config) // (GLOBALS * config.loop.batch_size) - 1
         k, patches = config.model.prototypes, config.model.ibot_prototypes
         self.globals = Centering(config.loss, k, device, queue=queue, dtype=dtype)
         self.locals = Centering(config.loss, k, device, dtype=dtype)

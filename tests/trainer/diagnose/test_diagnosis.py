@@ -16,11 +16,11 @@ import torch
 import yaml
 
 from trainer.checkpoint import BACKBONE
-from trainer.config import from_mapping, leaves, schema
+from trainer.config import from_mapping, leaves, schema, sinkhorn_columns
 from trainer.data import load_scans
 from trainer.data.phantom import phantom_scan
 from trainer.diagnose import Sample, SampleError, diagnose, read_sample, sample_scans
-from trainer.diagnose.causes import CAUSES, RESCUE, RESCUE_REFERENCE, RESCUE_SETS, RESCUE_WITHOUT, floor_share, sinkhorn_columns
+from trainer.diagnose.causes import CAUSES, RESCUE, RESCUE_REFERENCE, RESCUE_SETS, RESCUE_WITHOUT, floor_share
 from trainer.diagnose.command import main
 from trainer.diagnose.kinds import MEANING
 from trainer.trained.network import open_network

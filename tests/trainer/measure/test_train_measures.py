@@ -38,6 +38,19 @@ def feed(scans: list[Scan]) -> list[Batch]:
     return list(itertools.islice(batches(scans, (0, 1, 2, 3), small(), 0), STEPS))
 
 
+def test_uniformity_is_over_the_floor_of_the_columns_that_a_queue_of_whole_steps_makes(scans: list[Scan], feed: list[Batch]) -> None:
+    config = small()
+    config.loss.sinkhorn_queue = 3  # kept as a whole step of 8: with the batch's 8 as many columns as prototypes, so no floor
+    found = {}
+    for name, one in (("queue", config), ("none", small())):
+        measures = TrainMeasures(one, scans)
+        for batch in feed[:3]:
+            take(measures, batch)
+        found[name] = measures.metrics()["train/uniformity"]
+    nats = found["none"] * (math.log(16) - math.log(2)) + math.log(2)
+    assert found["queue"] == pytest.approx(nats / math.log(16))
+
+
 def take(measures: TrainMeasures, batch: Batch) -> None:
     """One step as the loop hands it over; outputs at every third."""
     rng = np.random.default_rng(batch.step)

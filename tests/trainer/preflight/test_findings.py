@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from trainer.__main__ import main
-from trainer.config import TrainerConfig, from_mapping, schema
+from trainer.config import TrainerConfig, from_mapping, schema, sinkhorn_columns
 from trainer.data import Batch, Scan, load_scans
 from trainer.data.batches import batches
 from trainer.loss import draw_masks
 from trainer.preflight import Finding, preflight, start
 from trainer.preflight.sampling import draw, identical_share
-from trainer.preflight.schedule import columns, masked_columns
+from trainer.preflight.schedule import masked_columns
 from trainer.preflight.start import crops_looked_at, mutual_information
 
 CT = Path(os.environ.get("ABLATE_CT_DIR", Path(__file__).parents[4] / "shared/ct"))
@@ -123,9 +123,9 @@ def test_the_drawn_overlaps_are_those_of_training() -> None:
 
 
 def test_columns_are_those_of_the_optimizer_step_whatever_it_is_cut_into() -> None:
-    assert columns(from_mapping({"loop.batch_size": 16})) == 32
-    assert columns(from_mapping({"loop.batch_size": 16, "loop.micro_batch_size": 4})) == 32
-    assert columns(from_mapping({"loop.batch_size": 16, "loss.sinkhorn_queue": 40})) == 96
+    assert sinkhorn_columns(from_mapping({"loop.batch_size": 16})) == 32
+    assert sinkhorn_columns(from_mapping({"loop.batch_size": 16, "loop.micro_batch_size": 4})) == 32
+    assert sinkhorn_columns(from_mapping({"loop.batch_size": 16, "loss.sinkhorn_queue": 40})) == 96
     many = HEALTHY | {"model.prototypes": 256, "loop.batch_size": 8}
     assert ("warning", "model.prototypes") in told(many)
     assert ("warning", "model.prototypes") not in told(many | {"loss.sinkhorn_queue": 240})
