@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ablate import design
-from ablate.conclusion import Conclusion, Evidence, series
+from ablate.conclusion import ArmVerdict, Conclusion, Evidence, series
 from ablate.stats import factorial, pairing
 from ablate.stats.attribution import Attribution, Components, attribute, losses, losses_in_words
 from ablate.stats.looks import Looks
@@ -70,12 +70,18 @@ def _left_out(study: Study, phase: Phase, conclusion: Conclusion, evidence: Evid
     without = {name: found[arm] for name in design.switches(phase) if (arm := design.without(name)) in found}
     if design.ALL_ON not in found or not without:
         return None
-    shares, needs = losses(found[design.ALL_ON], without, study.alpha, study.objective.smallest_effect, study.objective.sign)
+    broken = {arm.name for arm in conclusion.arms if _breaks_a_guard(arm)}
+    ill = [name for name in without if design.without(name) in broken]
+    shares, needs = losses(found[design.ALL_ON], without, study.alpha, study.objective.smallest_effect, study.objective.sign, ill)
     return {
         "without": [asdict(share) for share in shares],
         "needs": needs,
         "sentences": [*_gains(study), *_so_far(conclusion.short.values()), *losses_in_words(shares, needs, f"the arm {design.ALL_ON}")],
     }
+
+
+def _breaks_a_guard(arm: ArmVerdict) -> bool:
+    return any(guard.value is not None and not guard.holds for guard in arm.guards)
 
 
 def _gains(study: Study) -> list[str]:
@@ -166,6 +172,7 @@ def attribution(
     if not 2 <= len(components) <= MOST_COMPONENTS:
         return None
     cells: dict[Components, dict[int, float]] = {}
+    ill: set[Components] = set()
     origin = {path: level for conclusion in reversed(phases) for path, level in study.phase(conclusion.phase).off.items()} | study.baseline
     for conclusion in phases:
         for arm in conclusion.arms:
@@ -173,8 +180,9 @@ def attribution(
             if on is not None:
                 values = series(evidence.get(conclusion.phase, {}).get(arm.name, {}), study.objective.metric)
                 cells.setdefault(on, {}).update({r: v for r, v in values.items() if math.isfinite(v)})
+                ill |= {on} if _breaks_a_guard(arm) else set()
     names = [component.name for component in components]
-    found = attribute(names, cells, study.alpha, study.objective.smallest_effect, study.objective.sign)
+    found = attribute(names, cells, study.alpha, study.objective.smallest_effect, study.objective.sign, ill)
     return {
         **{key: value for key, value in asdict(found).items() if key != "missing"},
         "sentences": [*_gains(study), *_so_far([] if step is None else [step]), *found.sentences],

@@ -30,7 +30,7 @@ from ablate.stats.looks import Looks
 from ablate.stats.sequential import Course, course
 from ablate.stats.stopping import cost_to_decide
 from ablate.study import BASELINE, CONFIRMATION, Arm, Phase, Study
-from ablate.words import between, counted, listed, number, probability
+from ablate.words import apart, between, counted, listed, number, probability
 
 
 def conclude(
@@ -315,7 +315,9 @@ def _decide(
     if results == 0:
         return "undecided", "No replicate has a result."
     if broken:
-        return "reject", f"Guard broken: {'; '.join(f'{g.guard} but is {number(g.value)}' for g in broken)}.{left_out}"
+        bounds = {str(one): [bound for bound in (one.at_least, one.at_most) if bound is not None] for one in study.guards}
+        told = [f"{guard.guard} but is {apart(guard.value or 0.0, bounds[guard.guard])}" for guard in broken]
+        return "reject", f"Guard broken: {'; '.join(told)}.{left_out}"
     if benefit.pairs < LEAST_PAIRS:
         return "undecided", f"Only {benefit.pairs} of the at least {LEAST_PAIRS} paired replicates that an interval needs.{left_out}"
     if estimate is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 NOTHING = 1e-12
 """Smaller sizes read as 0: an open lower bound (`stats.intervals.ABOVE_ZERO`) and rounding."""
 
@@ -13,6 +15,13 @@ def number(value: float | None, *, signed: bool = False) -> str:
     if abs(value) < NOTHING:
         return "0"
     return f"{value:+.3g}" if signed else f"{value:.3g}"
+
+
+def apart(value: float, bounds: Sequence[float]) -> str:
+    """Three significant digits, or as many more as tell it from these: a value just below .2 is not told as .2."""
+    return next(
+        text for digits in range(3, 18) if (text := f"{value:.{digits}g}") and all(value == b or text != f"{b:.{digits}g}" for b in bounds)
+    )
 
 
 def between(low: float | None, high: float | None) -> str:

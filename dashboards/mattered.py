@@ -39,7 +39,7 @@ def mattered(document: Document) -> str:
 
 def _attribution(document: Document) -> str:
     found, metric = document["attribution"], document["objective"]["metric"]
-    needed = [name for name, need in found["needs"].items() if need == "needed"]
+    needed = [name for name, need in found["needs"].items() if need.startswith("needed")]
     steps = found["path"]
     heading = f"The way from baseline to winner: {counted(len(needed), 'component')} of {len(found['needs'])} shown to be needed"
     drawn = figure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,7 @@ from ablate.stats.effects import Paired, paired
 
 Components = frozenset[str]
 """The components that are on."""
-Need = Literal["needed", "can go", "open", "not measured"]
+Need = Literal["needed", "needed for a guard", "can go", "open", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,19 @@ def attribute(
     alpha: float,
     smallest_effect: float,
     sign: int = 1,
+    ill: Collection[Components] = (),
 ) -> Attribution:
     """Path, leave-one-out and Shapley values of a winner that has all of `components` on.
 
     Args:
         cells: Components that are on to replicate to value; the empty set is the baseline.
         sign: -1 where less is better.
+        ill: Cells that break a guard.
 
     Intervals are t intervals over replicates (blocks) at alpha / (2 k) for the k members of each list (Bonferroni).
 
-    can go: its loss is shown to be below the smallest effect. needed: it is not, and shown to be above 0.
+    needed for a guard: the cell without it breaks one, whatever the objective says there. can go: its loss is shown to be below the
+    smallest effect. needed: it is not, and shown to be above 0.
 
     Source: Fawcett & Hoos 2016, J. Heuristics 22, 431-458 (ablation path); Shapley 1953.
     """
@@ -69,22 +72,33 @@ def attribute(
     missing = tuple(c for c in _subsets(components) if not any(math.isfinite(v) for v in cells.get(c, {}).values()))
     path, stops = _path(components, cells, alpha, sign)
     without, needs = losses(
-        cells.get(everything, {}), {name: cells.get(everything - {name}, {}) for name in components}, alpha, smallest_effect, sign
+        cells.get(everything, {}),
+        {name: cells.get(everything - {name}, {}) for name in components},
+        alpha,
+        smallest_effect,
+        sign,
+        [name for name in components if everything - {name} in ill],
     )
     shapley = () if missing else tuple(_shapley(name, components, cells, alpha, sign) for name in components)
     return Attribution(path, stops, without, needs, shapley, missing, tuple(_sentences(path, stops, without, needs, shapley, missing)))
 
 
 def losses(
-    whole: Mapping[int, float], without: Mapping[str, Mapping[int, float]], alpha: float, smallest_effect: float, sign: int = 1
+    whole: Mapping[int, float],
+    without: Mapping[str, Mapping[int, float]],
+    alpha: float,
+    smallest_effect: float,
+    sign: int = 1,
+    ill: Collection[str] = (),
 ) -> tuple[tuple[Share, ...], dict[str, Need]]:
     """What a whole loses without each of its components, and whether that one is needed, by the rule of `attribute`.
 
     Args:
         without: Component to what was measured without it.
+        ill: Components without which a guard is broken.
     """
     shares = tuple(_share(name, paired(whole, found, sign), alpha / len(without)) for name, found in without.items())
-    return shares, {share.name: _need(share, smallest_effect) for share in shares}
+    return shares, {share.name: "needed for a guard" if share.name in ill else _need(share, smallest_effect) for share in shares}
 
 
 def _subsets(components: Sequence[str]) -> list[Components]:
@@ -152,6 +166,7 @@ def losses_in_words(without: Sequence[Share], needs: Mapping[str, Need], whole: 
         said.append(
             {
                 "needed": f"{share.name} is needed: without it {whole} loses{figures}.",
+                "needed for a guard": f"{share.name} is needed: without it {whole} breaks a guard.",
                 "can go": f"{share.name} can go: what {whole} loses without it is below the smallest effect{figures}.",
                 "open": f"Whether {share.name} is needed is open{figures}"
                 + (f": {share.pairs} pairs, 3 with some spread are needed." if share.low is None else "."),

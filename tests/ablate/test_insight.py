@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ablate import design, insight
-from ablate.conclusion import Conclusion, Evidence
+from ablate.conclusion import Conclusion, Evidence, GuardState
 from ablate.study import BASELINE, Study
 from ablate.verdict import conclude
 
@@ -111,6 +111,25 @@ def test_leaving_one_out_tells_what_each_component_carries_also_where_the_winner
     assert [share["mean"] for share in told["without"]] == pytest.approx([0.2, 0.1, 0.0], abs=0.02)
     assert told["sentences"][0].startswith("a is needed: without it the arm all on loses (+0.19")
     assert told["sentences"][2].startswith("c can go: what the arm all on loses without it is below the smallest effect")
+
+
+def test_a_component_without_which_a_guard_is_broken_is_needed_whatever_the_objective_says() -> None:
+    def with_broken(conclusion: Conclusion, name: str) -> Conclusion:
+        broken = [GuardState(guard="health >= 1", metric="health", value=0.5, holds=False)]
+        return conclusion.model_copy(
+            update={"arms": [arm.model_copy(update={"guards": broken}) if arm.name == name else arm for arm in conclusion.arms]}
+        )
+
+    parts = study([{"name": "parts", "design": "leave_one_out", "components": {name: {name: True} for name in "abc"}}])
+    (left,), evidence = run(parts, lambda levels: 0.3 + 0.2 * levels["a"])
+    told = insight.of_phase(parts, with_broken(left, "without b"), evidence["parts"])["left_out"]
+    assert told["needs"]["b"] == "needed for a guard"
+    assert "b is needed: without it the arm all on breaks a guard." in told["sentences"]
+    flags = study([FLAGS])
+    (all_of_them,), evidence = run(flags, only_together)
+    traced = insight.attribution(flags, [with_broken(all_of_them, "b=true")], evidence)
+    assert traced is not None
+    assert traced["needs"] == {"a": "needed for a guard", "b": "needed"}
 
 
 def test_the_winner_over_two_phases_is_traced_to_what_it_needs() -> None:
