@@ -93,7 +93,10 @@ def effects(
         text = f"{'<br>'.join(map(shown, lines))}<br><b>{shown(said)}</b>"
         left = {"name": "arm", "x": 0, "xref": "paper", "xanchor": "left", "y": y, "yshift": 9, "yanchor": "bottom", "align": "left"}
         texts.append({**left, "text": text, "showarrow": False, "font": {"size": 12}})
-    markers = [_effect_marker(arm, y, metric, alpha) for arm, y in zip(ordered, positions, strict=True)]
+    ends = [arm["effect"][end] for arm in arms if arm["effect"] for end in ("mean", "low", "high") if arm["effect"][end] is not None]
+    ends += [-smallest_effect, smallest_effect, *references.values()]
+    middle = (min(ends) + max(ends)) / 2
+    markers = [_effect_marker(arm, y, metric, alpha, middle) for arm, y in zip(ordered, positions, strict=True)]
     figure = go.Figure(markers, layout={"template": "none", "shapes": shapes, "annotations": texts})
     top = positions[-1] + ROW_PIXELS * 0.6 + LINE_PIXELS * len(labels[-1]) if positions else ROW_PIXELS
     figure.update_layout(height=int(top) + 110, margin={"l": 12, "r": 12, "t": 40 + 14 * len(references), "b": 56}, showlegend=False)
@@ -117,15 +120,17 @@ def _rows(lines: Sequence[int]) -> list[float]:
     return positions
 
 
-def _effect_marker(arm: Arm, y: float, metric: str, alpha: float) -> Any:
+def _effect_marker(arm: Arm, y: float, metric: str, alpha: float, middle: float) -> Any:
+    """An arm's mark; its number begins or ends below it, towards the middle of the figure, since a phone would cut off its sign."""
     import plotly.graph_objects as go
 
     mark, effect = VERDICTS[arm["verdict"]], arm["effect"]
+    x = 0.0 if effect is None else effect["mean"]
     bars: dict[str, Any] = {}
     if effect is None:
         text = "no effect known"
     elif arm["verdict"] == "baseline":
-        text = "0, what the others are compared with"
+        text = "0"
     else:
         text = f"{number(effect['mean'], signed=True)}{between(effect['low'], effect['high'])}"
         if effect["low"] is not None and effect["high"] is not None:
@@ -134,11 +139,11 @@ def _effect_marker(arm: Arm, y: float, metric: str, alpha: float) -> Any:
     p = "" if arm["p_adjusted"] is None else f"<br>adjusted p {probability(arm['p_adjusted'])}"
     hover = f"<b>{shown(arm['name'])}</b><br>{shown(metric)} {text}<br>{1 - alpha:.0%} simultaneous interval{p}"
     return go.Scatter(
-        x=[0.0 if effect is None else effect["mean"]],
+        x=[x],
         y=[y],
         mode="markers+text",
         text=[text],
-        textposition="bottom center",
+        textposition="bottom right" if x < middle else "bottom left",
         textfont={"size": 11},
         cliponaxis=False,
         marker={"color": mark.colour, "symbol": mark.symbol, "size": 12, "line": {"width": 2, "color": mark.colour}},

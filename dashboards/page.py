@@ -94,8 +94,9 @@ def legend(lines: Mapping[str, Line], group: str) -> str:
 
 
 def copyable(content: str) -> str:
-    """A block to copy."""
-    return f'<div class="copy"><button type="button">Copy</button><pre><code>{text(content)}</code></pre></div>'
+    """A block to copy; by keyboard it scrolls where a line is longer than the page is wide."""
+    block = '<pre tabindex="0" role="region" aria-label="To copy">'
+    return f'<div class="copy"><button type="button">Copy</button>{block}<code>{text(content)}</code></pre></div>'
 
 
 def described(rows: Mapping[str, str]) -> str:

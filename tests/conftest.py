@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from ablate import design, gates, verdict
 from ablate.ledger import Ledger
@@ -21,6 +22,9 @@ from ablate.trial import Cause, Outcome, TrialFiles, TrialSpec, accept, merge, m
 sys.path.insert(0, str(Path(__file__).parent))
 
 from browsing import browse, chromium  # noqa: F401 (fixtures)
+
+settings.register_profile("repeatable", deadline=None, derandomize=True)  # no time is an assertion, and no seed changes
+settings.load_profile("repeatable")
 
 DOCUMENT: dict[str, Any] = {
     "study": "planted",

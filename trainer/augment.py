@@ -64,7 +64,7 @@ def _column(values: Float[np.ndarray, " crops"], like: Tensor) -> Float[Tensor, 
     return torch.from_numpy(np.asarray(values)).to(like.device, like.dtype).view(-1, 1, 1, 1, 1)
 
 
-def _chosen(coins: Float[np.ndarray, " crops"], prob: float) -> Bool[np.ndarray, " crops"]:
+def _chosen(coins: Float[np.ndarray, "*views"], prob: float) -> Bool[np.ndarray, "*views"]:
     return np.asarray(coins < prob)
 
 
@@ -132,13 +132,28 @@ def _blur(x: Images, changes: Changes, a: Augment) -> Images:
 
 def _window(x: Images, changes: Changes, a: Augment, data: Data) -> Images:
     """Clip HU to the window, or to one whose centre and width were drawn, and map it to [-1, 1]."""
-    centre, half = (data.window_low_hu + data.window_high_hu) / 2, (data.window_high_hu - data.window_low_hu) / 2
     if not a.window_prob:
+        centre, half = _middle(data)
         return x.sub_(centre).mul_(1 / half).clamp_(-1, 1)
-    drawn = _chosen(changes.window[:, 0], a.window_prob)
-    centres = _column(centre + drawn * a.window_shift_hu * changes.window[:, 1], x)
-    halves = _column(half * (1 + drawn * a.window_stretch * changes.window[:, 2]), x)
-    return x.sub_(centres).div_(halves).clamp_(-1, 1)
+    centres, halves = _windows(changes, a, data)
+    return x.sub_(_column(centres, x)).div_(_column(halves, x)).clamp_(-1, 1)
+
+
+def windows_hu(changes: Changes, settings: TrainerConfig) -> Float[np.ndarray, "*views 2"]:
+    """Lower and upper end of the HU window through which each view is seen."""
+    centres, halves = _windows(changes, settings.augment, settings.data)
+    return np.stack([centres - halves, centres + halves], axis=-1)
+
+
+def _windows(changes: Changes, a: Augment, data: Data) -> tuple[Float[np.ndarray, "*views"], Float[np.ndarray, "*views"]]:
+    centre, half = _middle(data)
+    drawn = _chosen(changes.window[..., 0], a.window_prob)
+    return centre + drawn * a.window_shift_hu * changes.window[..., 1], half * (1 + drawn * a.window_stretch * changes.window[..., 2])
+
+
+def _middle(data: Data) -> tuple[float, float]:
+    """Centre and half width of the window of the settings."""
+    return (data.window_low_hu + data.window_high_hu) / 2, (data.window_high_hu - data.window_low_hu) / 2
 
 
 def _gamma(x: Images, changes: Changes, a: Augment) -> Images:

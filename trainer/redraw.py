@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.augment import windows_hu
 from trainer.checkpoint import trained
 from trainer.config import ConfigError, TrainerConfig, compose
 from trainer.data import Batch, DataError, Scan, batches, load_scans, places, split_scans
@@ -189,13 +190,16 @@ def _progress(done: int, of: int) -> None:
 
 
 def lines(scans: Sequence[Scan], batch: Batch, config: TrainerConfig) -> list[Row]:
-    """What is known of each crop: the columns of `crops.parquet`, its edges in mm (depth, height, width) and the HU window."""
+    """What is known of each crop: the columns of `crops.parquet`, its edges in mm (depth, height, width), the HU window it is seen in."""
     record = CropRecord(scans)
     record.add(batch, None)
     spacing = {scans[int(n)].name: scans[int(n)].spacing_mm for n in np.unique(batch.scan)}
-    window = [config.data.window_low_hu, config.data.window_high_hu]
+    windows = np.concatenate([windows_hu(changes, config) for changes in (batch.global_changes, batch.local_changes)], axis=1)
     rows = record.table().drop_columns(["loss"]).to_pylist()
-    return [{**row, "edges_mm": [round(row["size"] * mm, 2) for mm in spacing[row["scan"]]], "window_hu": window} for row in rows]
+    return [
+        {**row, "edges_mm": [round(row["size"] * mm, 2) for mm in spacing[row["scan"]]], "window_hu": window}
+        for row, window in zip(rows, windows.reshape(-1, 2).round(1).tolist(), strict=True)
+    ]
 
 
 def text(row: Row) -> str:
@@ -203,9 +207,10 @@ def text(row: Row) -> str:
     place = f"globals share IoU {row['iou']:.4f}" if row["iou"] is not None else f"inside a global {row['containment']:.4f}"
     corner = [row[f"corner_{axis}"] for axis in ("depth", "height", "width")]
     below = "  BELOW RATIO" if row["violation"] else ""
+    low, high = row["window_hu"]
     return (
         f"step {row['step']}  {row['scan']}  {row['kind']} {row['view']}  corner {corner}  edge {row['size']} voxels, "
-        f"{in_mm(row['edges_mm'])}  body {row['ratio']:.4f}  own {row['ratio_own']:.4f}  {place}{below}"
+        f"{in_mm(row['edges_mm'])}  body {row['ratio']:.4f}  own {row['ratio_own']:.4f}  {place}  window {low:g} to {high:g} HU{below}"
     )
 
 
@@ -216,9 +221,10 @@ def summary(rows: Sequence[Row]) -> list[str]:
         values = [row[name] for row in rows if row[name] is not None]
         return f"{np.mean(values):.3f}" if values else "none"
 
-    low, high = rows[0]["window_hu"]
+    ends = {tuple(row["window_hu"]) for row in rows}
+    window = "window {:g} to {:g} HU".format(*ends.pop()) if len(ends) == 1 else f"{len(ends)} windows"
     return [
-        f"{len(rows)} crops, window {low:g} to {high:g} HU: body {mean('ratio')}, own {mean('ratio_own')}, IoU of globals {mean('iou')}, "
+        f"{len(rows)} crops, {window}: body {mean('ratio')}, own {mean('ratio_own')}, IoU of globals {mean('iou')}, "
         f"locals inside a global {mean('containment')}, below ratio {sum(row['violation'] for row in rows)}"
     ]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Int, Num, UInt8
 
-from trainer.augment import views
+from trainer.augment import views, windows_hu
 from trainer.config import TrainerConfig
 from trainer.data.window import normalise
 from trainer.png import write_png
@@ -112,6 +112,8 @@ def _crops(scan: Scan, batch: Batch, position: int, config: TrainerConfig) -> li
     ]
     corners = [*batch.global_corners[position], *batch.local_corners[position]]
     edges = [*batch.global_edges[position].tolist(), *batch.local_edges[position].tolist()]
+    windows = np.concatenate([windows_hu(changes[one], config)[0] for changes in (batch.global_changes, batch.local_changes)])
+    usual = (config.data.window_low_hu, config.data.window_high_hu)
     found = []
     for view in range(2 + min(batch.local_corners.shape[1], LOCALS)):
         ratio, own = float(batch.ratio[position, view]), float(batch.ratio_own[position, view])
@@ -121,7 +123,8 @@ def _crops(scan: Scan, batch: Batch, position: int, config: TrainerConfig) -> li
             colour, width = OUTSIDE if inside is None else GLOBALS[inside], 2
             place = " in neither" if inside is None else f" in {'AB'[inside]}"
         violated = bool(batch.violations[position, view])
-        edge = in_mm([round(edges[view] * mm) for mm in scan.spacing_mm]) + (" · below ratio" if violated else "")
+        seen = "" if np.allclose(windows[view], usual) else " · {:.0f} to {:.0f} HU".format(*windows[view])
+        edge = in_mm([round(edges[view] * mm) for mm in scan.spacing_mm]) + seen + (" · below ratio" if violated else "")
         words = (f"{name}{place}", f"body {ratio:.2f} · own {own:.2f}", edge)
         found.append(_Crop(name, corners[view], edges[view], colour, width, images[view], words, violated))
     return found

@@ -7,6 +7,7 @@ a controller that starts finds out from the files what its predecessor did not r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -329,6 +330,9 @@ class Queue:
         for one in ended:
             self._work.running.pop(one.order.key, None)
             self._fleet.release(one.order.key)
+            if one.cause is not None:  # a killed worker wrote no outcome: others should not await one
+                with contextlib.suppress(OSError):
+                    TrialFiles(self.root, one.order.signature).attempt(one.order.attempt).claimed.unlink()
         records = {record.signature: record for record in self.ledger.trials(signatures={one.order.signature for one in ended})}
         current = [
             one
@@ -375,10 +379,10 @@ class Queue:
     def _assign(self) -> list[tuple[Member, Order]]:
         given = []
         while self._work.waiting and (member := self._fleet.next_free()) is not None:
-            signature = self._next(idle=not member.held)
-            if signature is None:
+            record = self._next(idle=not member.held)
+            if record is None:
                 break
-            record = self.ledger.trial(signature)
+            signature = record.signature
             if self._finished(record):  # another study completed it meanwhile
                 self._work.specs.pop(signature, None)
                 continue
@@ -395,7 +399,7 @@ class Queue:
             given.append((member, order))
         return given
 
-    def _next(self, *, idle: bool) -> str | None:
+    def _next(self, *, idle: bool) -> TrialRecord | None:
         """The next trial that waits and that no other study trains just now: such a result is awaited, as long as that study lives.
 
         Args:
@@ -404,9 +408,10 @@ class Queue:
         awaited = set()
         for _ in range(min(len(self._work.waiting), LOOKED_AHEAD)):
             signature = self._work.waiting.popleft()
-            other = under_way(TrialFiles(self.root, signature), above=self.ledger.trial(signature).attempt or 0)
+            record = self.ledger.trial(signature)
+            other = under_way(TrialFiles(self.root, signature), above=record.attempt or 0)
             if other in (None, self.study.study) or (idle and not self._lives(str(other))):
-                return signature
+                return record
             awaited.add(str(other))
             self._work.waiting.append(signature)
         for study in sorted(awaited - self._awaited if idle else set()):

@@ -8,6 +8,7 @@ from typing import Any
 
 from dash import html
 
+from ablate.study import BASELINE, CONFIRMATION
 from ablate.trial import TrialState
 from ablate.words import counted, listed, number
 from dashboards.live.address import View
@@ -72,6 +73,9 @@ def _latest_answer(now: Snapshot) -> Any:
     phase = next((name for name in reversed(now.phases) if name in now.conclusions), None)
     if phase is not None and phase == now.latest_phase:
         found = now.conclusions[phase]
+        if phase == CONFIRMATION and found.winner != BASELINE:  # there the arm is called "winner"; by its own name it stands in the phases
+            adopted = [one.winner for name, one in now.conclusions.items() if name != CONFIRMATION and one.winner != BASELINE]
+            return tile("Winner, confirmed", broken(listed(adopted)), found.reason)
         return tile(f"Winner of {phase}", broken(found.winner), found.reason)
     objective = now.study.objective
     means = {

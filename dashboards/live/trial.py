@@ -192,7 +192,7 @@ def _views(now: Snapshot, signature: str, viewing: Viewing | None) -> Any:
     """The viewer's button, what of it runs, and the pages that it wrote."""
     if viewing is None or command_of(now, signature, 0) is None:
         return None
-    field = dcc.Input(id={"step": signature}, type="number", min=0, step=1, placeholder="the last reported", autoComplete="off")
+    field = dcc.Input(id={"step": signature}, type="number", min=0, step=1, placeholder="the last", autoComplete="off")
     chosen = html.Label([html.Span("Step ", className="soft"), field], className="search")
     controls = html.Div([chosen, ask("view", "Run the viewer…", signature)], className="viewer")
     seen = [html.Li(_seen(signature, one)) for one in viewing.of(signature)]

@@ -97,7 +97,7 @@ keys = st.text(st.characters(codec="ascii", categories=["L", "N"], include_chara
 values = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(-1e9, 1e9) | st.text(st.characters(codec="ascii"), max_size=8)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(keys, values | st.dictionaries(keys, values, min_size=1, max_size=3), min_size=1, max_size=5))
 def test_whatever_their_config_says_the_study_loads(theirs: dict[str, Any]) -> None:
     Path("t.json").write_text(json.dumps(theirs))

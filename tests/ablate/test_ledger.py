@@ -107,7 +107,7 @@ CAUSES = st.lists(st.sampled_from([*Cause, None]), max_size=25)
 
 
 @given(CAUSES, st.integers(1, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_retry_rule_is_what_it_says(tmp_path_factory: pytest.TempPathFactory, causes: list[Cause | None], limit: int) -> None:
     ledger = Ledger(tmp_path_factory.mktemp("ledger") / "ledger.db")
     ledger.know([spec(0)])

@@ -277,7 +277,7 @@ def test_a_study_that_says_everything_loads() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(FULL)), anything)
 def test_no_value_anywhere_in_a_command_breaks_the_loader(key: str, value: object) -> None:
     with contextlib.suppress(StudyError):

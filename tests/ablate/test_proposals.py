@@ -64,7 +64,7 @@ def run_all(tuner: Tuner | None, phase: Phase, count: int, batch: int = 4) -> li
 
 
 @pytest.mark.parametrize("sampler", CHEAP)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**31 - 1), tune=st.integers(2, 13))
 def test_a_restart_at_any_batch_proposes_the_same_points(sampler: str, seed: int, tune: int) -> None:
     phase = a_phase(sampler, seed=seed, tune=tune)
@@ -199,7 +199,7 @@ def test_a_fixed_design_has_no_tuner() -> None:
         Tuner(Phase(name="p", design="path", factors={"a": [1]}), {}, None, "maximize")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(0, 1000))
 def test_rounded_points_stay_inside_their_range(low: float, width: float, seed: int) -> None:
     high = low + width

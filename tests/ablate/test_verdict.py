@@ -330,7 +330,7 @@ def as_arms(columns: list[list[float]], sign: int = 1) -> dict[str, Series]:
     return {n: {r: {"score": sign * v, "health": 0.5} for r, v in enumerate(c)} for n, c in zip(names, columns, strict=True)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scores)
 def test_minimizing_the_negative_is_maximizing(columns: list[list[float]]) -> None:
     up = decide(as_arms(columns))
@@ -344,7 +344,7 @@ def test_minimizing_the_negative_is_maximizing(columns: list[list[float]]) -> No
                 assert (one.effect.low, one.effect.high) == (-two.effect.high, -two.effect.low)  # type: ignore[operator]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scores)
 def test_verdict_interval_and_p_always_agree(columns: list[list[float]]) -> None:
     found = decide(as_arms(columns))
@@ -361,7 +361,7 @@ def test_verdict_interval_and_p_always_agree(columns: list[list[float]]) -> None
     assert found.winner == "baseline" or found.arm(found.winner).verdict == "adopt"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(scores)
 def test_the_order_of_arms_changes_no_verdict_and_json_keeps_everything(columns: list[list[float]]) -> None:
     arms = as_arms(columns)

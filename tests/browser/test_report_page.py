@@ -145,3 +145,7 @@ def test_every_figure_gives_rows(page: Any) -> None:
 def test_the_whole_page_has_no_serious_fault_of_accessibility(seen: Browser) -> None:
     seen.page.wait_for_function("() => document.querySelectorAll('.plot .main-svg').length >= document.querySelectorAll('.plot').length")
     assert seen.faults() == []
+    seen.page.set_viewport_size({"width": 320, "height": 700})
+    block = seen.page.locator(".copy pre").first
+    assert block.evaluate("one => one.scrollWidth > one.clientWidth"), "a line that is longer than the page is wide"
+    assert seen.faults() == []

@@ -55,6 +55,8 @@ def test_every_trial_ends_once_whatever_goes_wrong_with_some(stage: Stage, tmp_p
         record = stage.record(spec)
         assert (record.state, record.cause, record.attempts) == (TrialState.FAILED, cause, tries)
         assert result_of(stage.root, spec.signature) is None
+        claims = [TrialFiles(stage.root, spec.signature).attempt(number).claimed for number in range(1, tries + 1)]
+        assert not any(path.exists() for path in claims), "no other study awaits a result"
     message = stage.record(crashes).message
     trial = TrialFiles(stage.root, crashes.signature)
     assert message.startswith("flags/crashing arm r11, attempt 3: crash: RuntimeError: planted crash. Log: ")

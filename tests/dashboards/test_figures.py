@@ -151,6 +151,13 @@ def test_the_effect_plot_has_each_arm_with_its_interval_and_its_verdict_by_colou
     assert "untrained" in said
 
 
+def test_a_number_below_a_mark_stays_within_the_figure() -> None:
+    """It reaches towards the middle: centred on a mark near the left end it lost its sign on a phone."""
+    placed = {trace.name: trace.textposition for trace in effects().data}
+    assert placed["bad"] == placed["baseline"] == "bottom right"
+    assert placed["good"] == "bottom left"
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_best_arm_is_on_top_whichever_way_is_better(sign: int) -> None:
     figure = effects(sign)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from trainer.augment import ROTATIONS, prepare, views
+from trainer.augment import ROTATIONS, prepare, views, windows_hu
 from trainer.config import TrainerConfig, compose
 from trainer.data import Changes, draw_changes
 
@@ -135,6 +135,17 @@ def test_the_small_affine_change_equals_scipy_and_spares_the_others() -> None:
             with pytest.raises(AssertionError):
                 np.testing.assert_allclose(found[row, view], np.clip(naive_affine(image, numbers, -20, 0.2) / 400, -1, 1), atol=2e-3)
     assert 0 < moved < 12
+
+
+def test_the_window_that_is_told_of_a_view_is_the_one_it_is_seen_through() -> None:
+    """At its lower end a view reads -1, at its upper one 1; without the coin it is that of the settings."""
+    asked = {"window_prob": 0.5, "window_shift_hu": 200, "window_stretch": 0.5}
+    told = windows_hu(changes(), settings(**{**OFF, **asked}))
+    assert told.shape == (6, 2, 2)
+    assert 0 < (told == [-400, 400]).all(axis=-1).sum() < 12
+    for end, value in ((0, -1.0), (1, 1.0)):
+        hu = np.broadcast_to(np.round(told[:, :, end])[:, :, None, None, None, None], (6, 2, 1, 7, 7, 7)).astype(np.int16)
+        np.testing.assert_allclose(applied(hu, changes(), **asked), value, atol=0.5 / 200)
 
 
 def test_a_random_window_reads_hu_that_the_fixed_one_would_clip() -> None:

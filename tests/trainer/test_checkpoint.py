@@ -57,7 +57,7 @@ nested = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(nested)
 def test_plain_values_survive_packing(state: object) -> None:
     assert unpack(pack(state)) == state

@@ -17,6 +17,8 @@ from trainer.data.stored import stored, voxels
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+STRANGERS = 3
+"""Slices of another kind that are named one by one: a series has hundreds."""
 _DAMAGED = "Copy or export it again, or leave it out."
 
 
@@ -121,7 +123,9 @@ def _series(files: Sequence[Path]) -> Image:
     direction = np.array(first.GetDirection()).reshape(3, 3)
     problems = [problem for file, header in zip(files, headers, strict=True) if (problem := _stranger(file, header, files[0], first))]
     if problems:
-        raise DataError(problems)
+        more = len(problems) - STRANGERS
+        said = f"{files[0].parent}: expected slices of one kind but {more} more are of another. Move each series into a folder of its own."
+        raise DataError([*problems[:STRANGERS], said] if more > 0 else problems)
     if len(files) == 1:
         return _single(files[0])
     along = np.array([float(np.dot(direction[:, 2], header.GetOrigin())) for header in headers])

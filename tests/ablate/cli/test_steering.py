@@ -76,7 +76,7 @@ def test_a_retry_with_reopen_takes_the_decisions_anew(place: Toyplace) -> None:
 
 @pytest.mark.slow
 def test_a_retry_with_reopen_while_it_runs_begins_at_the_reopened_phase(place: Toyplace) -> None:
-    place.write(step_s=0.15, fault={"kind": "crash", "step": 1, "seed": 1})
+    place.write(step_s=0.4, fault={"kind": "crash", "step": 1, "seed": 1})
     place.broken.touch()
     run = place.start("run", "toy.yaml", "--no-mlflow")
     until_concluded(place, "more")
@@ -84,7 +84,7 @@ def test_a_retry_with_reopen_while_it_runs_begins_at_the_reopened_phase(place: T
     asked = place.json("retry", "--failed", "toy", "--reopen")
     assert asked["running"] is True
     assert asked["reopened"] == ["more"]
-    output, _ = run.communicate(timeout=60)
+    output, _ = run.communicate(timeout=120)
     assert run.returncode == 0, output
     assert output.count("phase more decided") == 2
     assert all(arm["replicates"] == 3 for phase in place.json("report", "toy")["phases"] for arm in phase["arms"])

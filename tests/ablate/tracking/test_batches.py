@@ -33,7 +33,7 @@ def check(portioned: Batches, points: Points, size: int) -> None:
 
 
 @given(streams, st.integers(1, 7))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_telling_that_stops_after_any_batch_can_go_on(points: Points, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(room, "METRICS_A_BATCH", size)
@@ -61,7 +61,7 @@ def test_the_last_step_of_a_growing_stream_waits_and_that_of_a_whole_one_does_no
 
 
 @given(st.text(max_size=300))
-@settings(deadline=None)
+@settings()
 def test_any_name_becomes_one_that_mlflow_takes(name: str) -> None:
     from mlflow.utils.validation import _validate_metric_name
 

@@ -19,7 +19,7 @@ streams = st.lists(
 
 
 @given(streams)
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_a_mean_curve_is_the_mean_at_each_step_that_all_who_have_the_metric_reported(found: list[Points]) -> None:
     means = dict(mean_curves(found))
     for name in ("a", "b"):

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ablate.execution.requests import waiting
 from ablate.results import Results
 from ablate.study import Arm
 from ablate.trial import TrialFiles, metric_line
-from dashboards.live import address, asking, comparison, trial
+from dashboards.live import address, asking, comparison, overview, trial
 from dashboards.live.address import View
 from dashboards.live.app import Drawn, Screen, toggled
 from dashboards.live.drawing import comparison as comparison_figure
@@ -173,6 +174,17 @@ def test_the_overview_says_where_the_study_stands(screen: Screen, results: Resul
     assert "1 trial failed for good: 1 nan." in said
     assert "loss is NaN at step 12" in said
     assert ids(made.regions["failures"], "ask") == [{"ask": "retry_failed", "of": ""}]
+
+
+def test_the_confirmed_winner_is_called_by_its_arms_own_name(screen: Screen) -> None:
+    """In the phase that confirms it the arm is called `winner`, which says nothing to who comes in."""
+    now = screen.record.snapshot()
+    assert now is not None
+    confirmed = now.conclusions["flags"].model_copy(update={"phase": "confirmation", "winner": "winner"})
+    after = replace(now, conclusions={"flags": now.conclusions["flags"], "confirmation": confirmed})
+    after.__dict__.update(phases=["flags", "confirmation"], latest_phase="confirmation")
+    said = "".join(words(overview._latest_answer(after)).split())
+    assert said.startswith("".join(f"Winner, confirmed {now.conclusions['flags'].winner}".split()))
 
 
 def test_picked_arms_stand_side_by_side_with_their_curves(screen: Screen) -> None:

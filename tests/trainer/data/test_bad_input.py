@@ -284,3 +284,13 @@ def test_every_problem_comes_at_once(tmp_path: Path) -> None:
         (tmp_path / "ct" / str(number)).mkdir(parents=True)
         make(tmp_path / "ct" / str(number))
     assert len(build(data(tmp_path / "ct"), workers=1).problems) == 8
+
+
+def test_a_second_series_in_the_first_is_no_list_of_hundreds(tmp_path: Path) -> None:
+    slices(tmp_path / "ct", VOXELS)
+    slices(tmp_path / "ct", VOXELS[:12, :28, :28], prefix="t")
+    with pytest.raises(DataError) as caught:
+        load_scans(from_mapping({"data.source": str(tmp_path / "ct"), "data.cache_dir": str(tmp_path / "cache")}))
+    assert len(caught.value.problems) == 4
+    assert "t002.dcm: expected slices of one kind" in caught.value.problems[2]
+    assert "9 more are of another. Move each series into a folder of its own." in caught.value.problems[3]

@@ -25,7 +25,7 @@ def naive_iou(one: set[Corner], other: set[Corner]) -> float:
 
 
 @given(CORNERS, CORNERS, EDGES, EDGES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_iou_counts_voxels(first: Corner, second: Corner, edge: int, other: int) -> None:
     expected = naive_iou(voxels(first, edge), voxels(second, other))
     assert global_iou(np.array([[first, second]]), np.array([[edge, other]]))[0] == pytest.approx(expected)
@@ -41,7 +41,7 @@ def test_a_box_of_the_other_ones_edge_fails_that_check() -> None:
 
 
 @given(CORNERS, CORNERS, CORNERS, EDGES, EDGES, EDGES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_containment_is_the_larger_share_in_either_global(a: Corner, b: Corner, local: Corner, edge_a: int, edge_b: int, edge: int) -> None:
     inner = voxels(local, edge)
     expected = max(len(inner & voxels(a, edge_a)), len(inner & voxels(b, edge_b))) / len(inner)
@@ -58,7 +58,7 @@ def test_the_greatest_overlap_is_reached_to_the_last_bit() -> None:
 
 
 @given(EDGES, EDGES, st.floats(0.01, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_neighbourhood_holds_every_shift_that_keeps_the_overlap(first: int, second: int, asked: float) -> None:
     asked = min(asked, greatest_iou(first, second))
     low, high = reach(first, second, asked)

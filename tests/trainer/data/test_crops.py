@@ -37,7 +37,7 @@ CROPS = Crops(global_size_voxels=8, local_size_voxels=4, local_crops=3, foregrou
 
 
 @given(st.integers(0, 2**31), st.integers(1, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_integral_volume_gives_the_counted_ratio_of_any_crop(seed: int, size: int) -> None:
     rng = np.random.default_rng(seed)
     mask = rng.random((7, 8, 9)) < rng.random()
@@ -60,7 +60,7 @@ def test_a_crop_outside_the_scan_is_an_error() -> None:
 
 
 @given(st.integers(0, 10_000), st.floats(0, 0.6), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_constrained_crops_hold_their_ratio_overlap_and_parent(step: int, overlap: float, subset: bool) -> None:
     mask = ball()
     crops = dataclasses.replace(CROPS, min_global_overlap=overlap, localcrops_subset_of_globalcrops=subset)
@@ -157,7 +157,7 @@ def test_a_crop_larger_than_the_scan_is_an_error_unless_it_is_resampled() -> Non
 
 
 @given(st.integers(0, 10_000), st.floats(0, 1), st.integers(3, 12), st.integers(3, 12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_two_edges_reach_the_overlap_that_is_asked_as_far_as_their_sizes_permit(
     step: int, overlap: float, least: int, most: int
 ) -> None:

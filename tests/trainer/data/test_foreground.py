@@ -60,7 +60,7 @@ def naive_body(voxels: np.ndarray, threshold: float, fill: bool = True) -> np.nd
 shapes = st.tuples(*(st.integers(1, 6),) * 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=shapes, seed=st.integers(0, 999), slab=st.sampled_from([1, 20, 10_000]))
 def test_the_body_is_that_of_a_flood_fill_however_it_is_cut_into_slabs(shape: tuple[int, int, int], seed: int, slab: int) -> None:
     voxels = np.random.default_rng(seed).normal(0, 1, shape)
@@ -75,7 +75,7 @@ def test_holes_left_open_would_be_seen() -> None:
     assert (foreground_mask(voxels, "body", 0.0) != naive_body(voxels, 0.0, fill=False)).any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shape=shapes, seed=st.integers(0, 999), slab=st.sampled_from([1, 20, 10_000]))
 def test_counts_are_those_of_a_loop_however_it_is_cut_into_slabs(shape: tuple[int, int, int], seed: int, slab: int) -> None:
     rng = np.random.default_rng(seed)

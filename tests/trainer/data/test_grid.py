@@ -67,7 +67,7 @@ def naive(values: np.ndarray, native: tuple[float, ...], spacing: float, shift: 
     return values
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     shape=st.tuples(*(st.integers(1, 9),) * 3),
     native=st.tuples(*(st.floats(0.5, 4.0),) * 3),

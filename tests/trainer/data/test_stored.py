@@ -64,7 +64,7 @@ def plain(values: np.ndarray, file: Path) -> Stored:
     return Stored(file, 0, values.dtype, compressed=True, whole=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     content=st.one_of(st.binary(max_size=3000), st.integers(0, 3_000_000).map(bytes)),
     members=st.integers(1, 3),
@@ -81,7 +81,7 @@ def test_any_stream_is_inflated_whole_whatever_its_members(
     np.testing.assert_array_equal(voxels(plain(values, file), values.shape), values)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(keep=st.floats(0.0, 0.999))
 def test_a_stream_that_is_cut_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactory, keep: float) -> None:
     file = tmp_path_factory.mktemp("s") / "a"

@@ -65,7 +65,7 @@ def test_groups_by_chance_explain_nothing_however_many_they_are() -> None:
     assert naive_share(values, groups, adjusted=False) > 0.2  # the planted error: unadjusted, a quarter is explained by chance
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.floats(0.1, 50.0), st.floats(-5.0, 5.0))
 def test_the_explained_share_does_not_depend_on_scale_origin_or_names(seed: int, scale: float, shift: float) -> None:
     values, groups = rows(seed=seed), np.arange(12) % 4

@@ -47,7 +47,7 @@ def check_sinkhorn(found: Callable[[Tensor, float, int], Tensor], seed: int = 0,
     assert torch.allclose(found(logits, temperature, iterations), expected, atol=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from([0.02, 0.07, 0.5]), st.integers(1, 6))
 def test_sinkhorn_equals_the_loop(seed: int, temperature: float, iterations: int) -> None:
     check_sinkhorn(sinkhorn, seed, temperature, iterations)

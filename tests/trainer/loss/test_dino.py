@@ -48,7 +48,7 @@ def check(loss: Loss, seed: int = 0) -> None:
     assert float(loss(student, teacher, weights, student_temp=0.1)) == pytest.approx(naive_loss(student, teacher, weights, 0.1), rel=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_loss_equals_the_loop_over_pairs(seed: int) -> None:
     check(dino_loss, seed)

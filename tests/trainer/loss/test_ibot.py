@@ -16,7 +16,7 @@ from trainer.config import Loss
 from trainer.loss import draw_masks, ibot_loss
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(2, 6), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_each_masked_crop_hides_the_drawn_share_of_its_patches_exactly(seed: int, grid: int, a: float, b: float, prob: float) -> None:
     config = Loss(ibot_mask_prob=prob, ibot_mask_ratio_min=min(a, b), ibot_mask_ratio_max=max(a, b))

@@ -82,7 +82,7 @@ def check_often(matching: str, found: Callable[[Geometry, Loss], Tensor]) -> Non
 MATCHINGS = ["all_pairs", "own_global", "hierarchical", "foreground_only", "background_prototype"]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.sampled_from(MATCHINGS), st.integers(0, 10_000), st.sampled_from([0.0, 0.1, 0.4]))
 def test_a_matching_equals_its_rule(matching: str, seed: int, min_iou: float) -> None:
     check(matching, match, min_iou, seed)

@@ -90,7 +90,7 @@ def check(measures: Measures, seed: int = 0) -> None:
         assert found[name] == pytest.approx(value, abs=1e-9), name
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_all_prototype_measures_equal_loops(seed: int) -> None:
     check(prototype_measures, seed)
@@ -146,7 +146,7 @@ def test_planted_errors_in_prototype_measures_are_found(wrong: Measures) -> None
         check(wrong)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(2, 40), st.integers(2, 50))
 def test_measures_stay_in_their_stated_ranges(seed: int, n: int, prototypes: int) -> None:
     rng = np.random.default_rng(seed)

@@ -101,7 +101,7 @@ def test_a_flat_loss_never_rises_and_scores_one(jitter: float) -> None:
     assert loss_largest_rise(flat) == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 20), min_size=2, max_size=60))
 def test_ranges_hold_for_any_losses(losses: list[float]) -> None:
     assert 0 <= loss_stability(losses) <= 1

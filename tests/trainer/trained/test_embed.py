@@ -16,7 +16,7 @@ from trainer.trained.embed import main, random_corners, sliding_corners, write_f
 from trainer.trained.network import open_network
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.tuples(*[st.integers(4, 14)] * 3), st.integers(2, 4), st.integers(1, 6))
 def test_sliding_crops_reach_every_voxel_unless_they_leave_gaps(shape: tuple[int, int, int], size: int, stride: int) -> None:
     corners = sliding_corners(shape, size, stride)
