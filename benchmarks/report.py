@@ -29,7 +29,7 @@ trainer: {callable: "benchmarks.nothing:looked_at"}
 baseline: {x: 0, t: 0.1, a: 0, b: 0, c: 0, d: 0, e: 0}
 references: {untrained: {x: -50}}
 objective: {metric: probe/total, direction: maximize, smallest_effect: 0.01}
-replicates: {start: 4, at_most: 4}
+replicates: {start: 4, at_most: 4, futile: null}
 executor: local
 workers: 2
 phases:
