@@ -75,7 +75,7 @@ def allocate(
     plan = study.replicates_of(phase)
     rivals = [arm for arm in arms if arm != BASELINE]
     condemn = plan.start if plan.condemn is None or not study.guards else min(plan.condemn, plan.start)
-    futile = min(plan.futile or plan.start, plan.start)
+    futile = plan.asked_from
     first = min(condemn, futile)
     sample = min(plan.start, max(condemn, LEAST_PAIRS))
     own = [arm for arm in rivals if arm not in same]
@@ -214,7 +214,7 @@ def _without_prospect(
     found = {}
     for arm in arms:
         count = given[arm]
-        if plan.futile is None or not plan.futile <= count < plan.start:
+        if not plan.asked_from <= count < plan.start:
             continue
         seen = sorted(values[BASELINE])[:count]
         pairs = {

@@ -56,7 +56,7 @@ def further(
             "question": f"Does {where} of {study.study} hold on {count} fresh replicates?",
             "baseline": dict(baseline["levels"]),
             "phases": [phase],
-            "replicates": Replicates(start=count, at_most=count, first=first),
+            "replicates": Replicates(start=count, at_most=count, first=first, futile=None),
             "rungs": [],
             "otherwise": None,
             "confirm": False,

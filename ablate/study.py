@@ -157,7 +157,8 @@ class Replicates(_Strict):
     condemn: int | None = Field(3, ge=1)
     """An arm that breaks the same guard in each of its first so many replicates gets no more; none: it gets `start` whatever they say."""
     futile: int | None = Field(3, ge=2)
-    """From so many replicates on an arm whose predicted chance of adoption is small gets no more; none: only from `start` on."""
+    """From so many replicates on an arm whose predicted chance of adoption is small gets no more; none: only from `start` on. A fixed
+    design, whose `start` is its `at_most`, runs whole."""
     at_rungs: Literal["worse", "unlikely"] = "worse"
     """Who stops at a rung for the objective: arms that are shown to be worse than the baseline there; or those too that would hardly be
     adopted, were the end as the rung shows it. The second spares more, and loses more arms that start slowly."""
@@ -165,6 +166,11 @@ class Replicates(_Strict):
     """Share of the arms given up so, at least one, that run on all the same, to see whether the rule was right; 0: none."""
     first: int = Field(0, ge=0, lt=1000)
     """Number of the first replicate: another one gives fresh seeds."""
+
+    @property
+    def asked_from(self) -> int:
+        """From how many replicates on an arm is asked for its prospect; `start`: at the looks alone."""
+        return self.start if self.futile is None or self.start == self.at_most else min(self.futile, self.start)
 
     @model_validator(mode="after")
     def _ordered(self) -> Replicates:
@@ -496,8 +502,12 @@ class Study(_Strict):
 
     @property
     def confirmation(self) -> Phase:
-        """The last phase, which is in no study file: its arms are the study's baseline and `winner`, what the phases have carried to it."""
-        return Phase(name=CONFIRMATION, design="one_at_a_time")
+        """The last phase, which is in no study file: its arms are the study's baseline and `winner`, what the phases have carried to it.
+
+        Its one effect is the headline, so that it is measured on `start` replicates whatever its prospect is.
+        """
+        own = self.replicates.model_copy(update={"futile": None, "at_rungs": "worse"})
+        return Phase(name=CONFIRMATION, design="one_at_a_time", replicates=own)
 
     def phase(self, name: str) -> Phase:
         """The phase of that name, the confirmation among them.

@@ -98,7 +98,7 @@ def main() -> None:
         few, many = Path(name) / "few", Path(name) / "many"
         few.mkdir()
         many.mkdir()
-        made = [written(few, flags=1, levels=3, points=4), written(many, flags=5, levels=66, points=20)]
+        made = [written(few, flags=1, levels=3, points=4), written(many, flags=5, levels=66, points=21)]
         found = openings([path for path, _ in made], repetitions)
         sizes = [path.stat().st_size / 1e6 for path, _ in made]
     if max(sizes) > GOAL_MB:

@@ -293,3 +293,14 @@ def test_the_stop_before_the_first_look_spares_trials_and_loses_few_good_arms(fu
     assert after.trials < before.trials - 4
     assert after.power > before.power - 0.1
     assert after.wrong <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 40)
+
+
+def test_the_confirmation_is_measured_on_all_of_its_start_replicates() -> None:
+    found = study(futile=3, at_rungs="unlikely").confirmation.replicates
+    assert found is not None
+    assert (found.start, found.at_most, found.futile, found.at_rungs) == (4, 6, None, "worse")
+
+
+def test_a_fixed_design_runs_whole_whatever_the_prospects() -> None:
+    draw = fixed({BASELINE: 0.3, "poor": 0.2, "untrained": 0.2})
+    assert played(study(start=4, at_most=4, futile=3), [BASELINE, "poor"], draw)[1] == {BASELINE: 4, "poor": 4}

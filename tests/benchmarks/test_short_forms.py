@@ -107,7 +107,7 @@ def test_the_report_of_500_trials_is_small_and_opens_hardly_later_than_one_of_fe
     few.mkdir()
     many.mkdir()
     short, _ = report.written(few, flags=1, levels=3, points=2)
-    long, trials = report.written(many, flags=5, levels=66, points=20)
+    long, trials = report.written(many, flags=5, levels=66, points=21)
     assert trials >= 500
     assert long.stat().st_size < 15e6
     one, other = (statistics.median(taken.first_s for taken in found) for found in report.openings([short, long], 3))
