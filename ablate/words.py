@@ -28,9 +28,14 @@ def between(low: float | None, high: float | None) -> str:
     """` (0.01 to 0.03)`, or nothing where no interval is defined; an end that leaves out 0 is never told as 0."""
     if low is None or high is None:
         return ""
-    least = "above 0" if 0 < low < NOTHING else number(low)
-    most = "below 0" if -NOTHING < high < 0 else number(high)
-    return f" ({least} to {most})"
+    return " ({} to {})".format(*ends(low, high))
+
+
+def ends(low: float, high: float, *, signed: bool = False) -> tuple[str, str]:
+    """Both ends of an interval; one that leaves out 0 is never told as 0."""
+    least = "above 0" if 0 < low < NOTHING else number(low, signed=signed)
+    most = "below 0" if -NOTHING < high < 0 else number(high, signed=signed)
+    return least, most
 
 
 def probability(p: float) -> str:

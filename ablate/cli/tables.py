@@ -33,7 +33,7 @@ def interval(effect: Mapping[str, float | None] | None) -> str:
         return ""
     if effect["low"] is None or effect["high"] is None:
         return number(effect["mean"], signed=True)
-    return f"{number(effect['mean'], signed=True)} [{number(effect['low'], signed=True)}, {number(effect['high'], signed=True)}]"
+    return f"{number(effect['mean'], signed=True)} [{', '.join(words.ends(effect['low'], effect['high'], signed=True))}]"
 
 
 def short(metric: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ablate.stats.intervals import ABOVE_ZERO
-from ablate.words import apart, between, probability
+from ablate.words import apart, between, ends, probability
 
 
 def test_an_interval_that_leaves_out_zero_is_not_told_with_a_zero() -> None:
@@ -12,6 +12,7 @@ def test_an_interval_that_leaves_out_zero_is_not_told_with_a_zero() -> None:
     assert between(0.0, 0.0) == " (0 to 0)"
     assert between(-0.01, 0.04) == " (-0.01 to 0.04)"
     assert between(None, 0.04) == ""
+    assert ends(ABOVE_ZERO, 0.04, signed=True) == ("above 0", "+0.04")
 
 
 def test_a_value_beside_a_bound_has_as_many_digits_as_tell_them_apart() -> None:
