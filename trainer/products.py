@@ -51,7 +51,7 @@ def linear(
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     single = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
-    return single and not torch.compiler.is_compiling() and onednn_is_faster()
+    return single and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling() and onednn_is_faster()
 
 
 @functools.cache
@@ -87,7 +87,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
-        rows, inputs = gradient.flatten(0, -2), x.flatten(0, -2)
+        rows, inputs = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
             _product(gradient, weight.t()) if of_x else None,

@@ -106,7 +106,7 @@ def _train(settings: TrainerConfig, device: torch.device, progress: Progress, ru
 
     feed = batches(scans, split.train, settings, progress.step, rank(), ranks())
     try:
-        drawn = itertools.chain([next(feed)], feed)  # the first batch opens its scans, before the clock of the steps runs
+        drawn = opened(feed) if progress.step < settings.loop.steps or not resumed else feed
         if settings.loop.steps == 0 and not resumed:  # the checkpoint holds what calibration found
             calibrate(learner, drawn)
         while progress.step < settings.loop.steps and progress.stopped is None:
@@ -197,6 +197,11 @@ def record(learner: Learner, measures: TrainMeasures, batch: Batch, result: Step
 def plain(tensor: Tensor) -> Float32[np.ndarray, "*shape"]:
     """For numpy."""
     return tensor.float().cpu().numpy()
+
+
+def opened(feed: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, of which the first is drawn at once: it opens its scans before the clock of the steps runs."""
+    return itertools.chain([next(feed)], feed)
 
 
 def calibrate(learner: Learner, feed: Iterator[Batch]) -> None:

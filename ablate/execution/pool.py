@@ -388,6 +388,11 @@ class Queue:
                 continue
             trial = TrialFiles(self.root, signature)
             number = claim(trial, above=record.attempt or 0, study=self.study.study)
+            other = under_way(trial, above=record.attempt or 0, below=number)
+            if other not in (None, self.study.study) and self._lives(str(other)):  # both looked, then both claimed: the first one has it
+                trial.attempt(number).claimed.unlink()
+                self._work.waiting.append(signature)
+                continue
             if not trial.spec.exists():
                 write_atomic(trial.spec, self._work.specs[signature].to_json())
             timeout_s = None if self.study.timeout_min is None else 60 * self.study.timeout_min

@@ -171,25 +171,23 @@ def run_alone(trial: TrialFiles) -> int:
     return 1
 
 
-def under_way(trial: TrialFiles, above: int) -> str | None:
-    """The study that claimed the latest attempt, where that has a number above this one and its result may yet come; none: nobody did.
+def under_way(trial: TrialFiles, above: int, below: float = math.inf) -> str | None:
+    """The study whose is the latest claimed attempt of a number between these, where its result may yet come; none: nobody's.
 
-    Nothing, as a text, where the attempt does not say whose it is.
+    An attempt whose claim was taken back, or is being written, is passed over.
     """
-    try:
-        number = max(int(entry.name) for entry in trial.attempt(0).directory.parent.iterdir() if entry.name.isdigit())
-    except (FileNotFoundError, ValueError):
-        return None
-    if number <= above:
-        return None
-    files = trial.attempt(number)
-    outcome = read_outcome(files)
-    if outcome is not None and (outcome.cause is not None or trial.accepted.exists()):
-        return None
-    try:
-        return files.claimed.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
+    attempts = trial.attempt(0).directory.parent
+    numbers = [int(entry.name) for entry in attempts.iterdir() if entry.name.isdigit()] if attempts.exists() else []
+    for number in sorted(numbers, reverse=True):
+        files = trial.attempt(number)
+        if not above < number < below or not files.claimed.exists():
+            continue
+        outcome = read_outcome(files)
+        if outcome is not None and (outcome.cause is not None or trial.accepted.exists()):
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            return files.claimed.read_text(encoding="utf-8")
+    return None
 
 
 def claim(trial: TrialFiles, above: int = 0, study: str = "") -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ import pytest
 from stage import Stage, until
 
 from ablate.errors import Interrupted, StudyBusy
+from ablate.execution import pool
 from ablate.execution.base import QueueEvent
 from ablate.execution.lock import ControllerLock
 from ablate.execution.pool import holder, request
-from ablate.execution.worker import claim
+from ablate.execution.worker import claim, under_way
 from ablate.ledger import Ledger
 from ablate.trial import Cause, TrialFiles, TrialState, read_outcome, result_of
 
@@ -135,6 +137,36 @@ def test_a_trial_that_another_study_trains_just_now_is_awaited_as_long_as_that_s
     assert stage.kinds(awaited) == ["reused"]
     assert stage.record(awaited).attempts == 0
     stage.check_done([awaited, dropped, ours])
+
+
+def test_of_two_studies_that_claim_a_trial_at_once_the_first_one_trains_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one claims between our look and our claim: our first look sees nothing yet."""
+    spec = stage.spec(0)
+    Stage(stage.root, executor="inline", name="other").complete([spec])
+    files = TrialFiles(stage.root, spec.signature)
+    files.accepted.rename(files.accepted.with_name(".later"))
+    lock = ControllerLock(stage.root / "other")
+    lock.acquire()
+    looked: list[float] = []
+
+    def look(trial: TrialFiles, above: int, below: float = math.inf) -> str | None:
+        looked.append(below)
+        return None if len(looked) == 1 else under_way(trial, above, below)
+
+    def accept(event: QueueEvent) -> None:
+        if "waits for trials that the study other runs just now" in event.text:
+            files.accepted.with_name(".later").rename(files.accepted)
+
+    monkeypatch.setattr(pool, "under_way", look)
+    try:
+        with stage.queue(accept) as queue:
+            queue.complete([spec])
+    finally:
+        lock.release()
+    assert looked[:2] == [math.inf, 2], "looked again below the number that was claimed"
+    assert stage.kinds(spec) == ["reused"]
+    assert stage.record(spec).attempts == 0
+    assert not files.attempt(2).claimed.exists()
 
 
 def test_a_trial_of_a_study_that_ended_is_trained_here(stage: Stage) -> None:

@@ -30,7 +30,7 @@ def drawn(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("rows", [(1,), (37,), (5, 27)])
+@pytest.mark.parametrize("rows", [(), (1,), (37,), (5, 27)])
 @pytest.mark.parametrize(("inputs", "outputs"), [(24, 96), (96, 24), (13, 13)])
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_a_layer_and_its_gradients_are_those_of_double_precision(
@@ -97,6 +97,12 @@ def test_other_precisions_and_no_rows_at_all_are_torchs_own(library: bool, dtype
     x, weight = drawn(5, 4, seed=0).to(dtype), drawn(3, 4, seed=1).to(dtype)
     assert torch.equal(linear(x, weight), F.linear(x, weight))
     assert linear(x[:0].float(), weight.float()).shape == (0, 3)
+
+
+def test_under_autocast_the_precision_is_torchs(library: bool) -> None:
+    x, weight = drawn(5, 4, seed=0).float(), drawn(3, 4, seed=1).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight).dtype == torch.bfloat16
 
 
 def test_the_layer_has_the_parameters_of_torchs(library: bool) -> None:
