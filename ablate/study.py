@@ -158,7 +158,7 @@ class Replicates(_Strict):
     """An arm that breaks the same guard in each of its first so many replicates gets no more; none: it gets `start` whatever they say."""
     futile: int | None = Field(3, ge=2)
     """From so many replicates on an arm whose predicted chance of adoption is small gets no more; none: only from `start` on. A fixed
-    design, whose `start` is its `at_most`, runs whole."""
+    design, whose `start` is its `at_most`, runs whole, but for what a rung stops."""
     at_rungs: Literal["worse", "unlikely"] = "worse"
     """Who stops at a rung for the objective: arms that are shown to be worse than the baseline there; or those too that would hardly be
     adopted, were the end as the rung shows it. The second spares more, and loses more arms that start slowly."""

@@ -304,3 +304,29 @@ def test_the_confirmation_is_measured_on_all_of_its_start_replicates() -> None:
 def test_a_fixed_design_runs_whole_whatever_the_prospects() -> None:
     draw = fixed({BASELINE: 0.3, "poor": 0.2, "untrained": 0.2})
     assert played(study(start=4, at_most=4, futile=3), [BASELINE, "poor"], draw)[1] == {BASELINE: 4, "poor": 4}
+
+
+def shown_at_once(name: str, replicate: int, step: int) -> Metrics:
+    """At a rung arms "good" and "better" lie far above the baseline, with little noise; all others lie where it is."""
+    lead = {"good": 0.598, "better": 0.4}.get(name, 0.0)
+    return {"score": 0.3 + lead + 0.01 * replicate + NOISE[(3 * replicate + len(name)) % 8]}
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [{"start": 3, "at_most": 3}, {"start": 3, "at_most": 5}, {"start": 4, "at_most": 4, "condemn": None}, {"start": 4, "condemn": None}],
+    ids=str,
+)
+def test_a_rung_with_as_many_pairs_as_a_look_has_counts_that_look(counts: dict[str, Any]) -> None:
+    draw = fixed({BASELINE: 0.3, "good": 0.9, "flat": 0.3, "untrained": 0.2})
+    found = study(rungs=[20], at_rungs="unlikely", check=0, **counts)
+    concluded, given, _ = played(found, [BASELINE, "good", "flat"], draw, shown_at_once)
+    assert concluded.short == {"flat": 20}
+    assert given["good"] >= counts["start"]
+    assert concluded.arm("good").verdict == "adopt"
+
+
+def test_a_fixed_design_runs_whole_past_a_rung_that_shows_no_arm_to_be_worse() -> None:
+    draw = fixed({BASELINE: 0.3, "good": 0.9, "poor": 0.2, "untrained": 0.2})
+    found = study(rungs=[20], start=4, at_most=4, futile=3)
+    assert played(found, [BASELINE, "good", "poor"], draw, shown_at_once)[1] == {BASELINE: 4, "good": 4, "poor": 4}
