@@ -14,6 +14,9 @@ from ablate.study import BASELINE, Study
 from benchmarks import early
 from benchmarks.early import Draw, played
 
+CHECKED, UNCHECKED = "ill", "ill too"
+"""Of these two, who is chosen by its name to check a rule."""
+
 NOISE = [0.004, -0.006, 0.001, 0.003, -0.002, 0.005, -0.004, 0.002]
 
 
@@ -330,3 +333,52 @@ def test_a_fixed_design_runs_whole_past_a_rung_that_shows_no_arm_to_be_worse() -
     draw = fixed({BASELINE: 0.3, "good": 0.9, "poor": 0.2, "untrained": 0.2})
     found = study(rungs=[20], start=4, at_most=4, futile=3)
     assert played(found, [BASELINE, "good", "poor"], draw, shown_at_once)[1] == {BASELINE: 4, "good": 4, "poor": 4}
+
+
+def test_a_guard_that_held_when_a_rung_was_checked_frees_for_good_whatever_comes_after() -> None:
+    base = fixed({BASELINE: 0.3, "ill": 0.5, "ill too": 0.5, "untrained": 0.2})
+
+    def draw(name: str, replicate: int) -> Metrics | None:
+        return {**(base(name, replicate) or {}), "health": -9.0 if (name, replicate) == (CHECKED, 3) else 0.5}
+
+    concluded, given, _ = played(study(rungs=[20], condemn=3), [BASELINE, "ill", "ill too"], draw, ill_at_rung)
+    other = concluded.arm(UNCHECKED)
+    assert [(check.arm, check.confirmed) for check in concluded.checks] == [(CHECKED, False)]
+    assert (other.verdict, given[UNCHECKED]) == ("adopt", 4)
+    assert concluded.short == {}
+
+
+def test_a_gain_that_was_there_when_a_rung_was_checked_frees_for_good_whatever_comes_after() -> None:
+    base = fixed({BASELINE: 0.3, "ill": 0.5, "ill too": 0.5, "untrained": 0.2})
+
+    def draw(name: str, replicate: int) -> Metrics | None:
+        return {"score": -9.0, "health": 0.5} if (name, replicate) == (CHECKED, 3) else base(name, replicate)
+
+    def behind(name: str, replicate: int, step: int) -> Metrics:
+        return slow_start("worse" if name.startswith("ill") else name, replicate, step)
+
+    concluded, given, _ = played(study(rungs=[20], condemn=3), [BASELINE, "ill", "ill too"], draw, behind)
+    assert [(check.arm, check.confirmed) for check in concluded.checks] == [(CHECKED, False)]
+    assert (concluded.arm(UNCHECKED).verdict, given[UNCHECKED]) == ("adopt", 4)
+    assert concluded.short == {}
+
+
+def test_a_guard_that_held_when_condemnation_was_checked_frees_for_good_whatever_comes_after() -> None:
+    base = fixed({BASELINE: 0.3, "ill": 0.34, "ill too": 0.34, "untrained": 0.2}, spread={"ill": 7.0, "ill too": 7.0})
+
+    def draw(name: str, replicate: int) -> Metrics | None:
+        health = 0.5 if name in (BASELINE, "untrained") else [0.1, 0.1, 0.9, 0.9, 0.9, 0.9][replicate]
+        return {**(base(name, replicate) or {}), "health": -9.0 if (name, replicate) == (CHECKED, 4) else health}
+
+    concluded, given, _ = played(study(), [BASELINE, "ill", "ill too"], draw)
+    assert [(check.arm, check.confirmed) for check in concluded.checks] == [(CHECKED, False)]
+    assert given == {BASELINE: 5, CHECKED: 5, UNCHECKED: 4}
+    assert concluded.arm(UNCHECKED).verdict == "adopt"
+
+
+def test_a_check_of_which_nothing_was_measured_bears_nothing_out() -> None:
+    base = fixed({BASELINE: 0.3, "ill": 0.5, "ill too": 0.5, "untrained": 0.2})
+    found = study(rungs=[20], condemn=3)
+    concluded, _, _ = played(found, [BASELINE, "ill", "ill too"], lambda n, r: None if n == CHECKED else base(n, r), ill_at_rung)
+    assert concluded.checks == []
+    assert concluded.short == {UNCHECKED: 20}
