@@ -89,7 +89,10 @@ def allocate(
             return Allocation(dict.fromkeys(left, sample), alone, rung)
         return Allocation(dict.fromkeys(left, first), alone)
     open_ = [arm for arm in rivals if arm not in same and arm not in early.stopped]
-    broken = {arm: found for arm in open_ if (found := _broken_throughout(study.guards, evidence.get(arm, {}), plan, condemn)) is not None}
+    # Whom a rung gave up and who runs on to check that is given up by no other rule before the check has come to its end.
+    pending = {arm for arm, right in early.checked.items() if right is None and given.get(arm, 0) < sample}
+    throughout = {arm: _broken_throughout(study.guards, evidence.get(arm, {}), plan, condemn) for arm in open_ if arm not in pending}
+    broken = {arm: found for arm, found in throughout.items() if found is not None}
     to_check = [arm for arm in broken if arm not in early.checked]
     # Any of them that ran whole tells, also one that was chosen before others were broken: a rule that was wrong stays so.
     borne_out = _borne_out(study, phase, to_check, given, plan.start, evidence, _keeps_guards)
@@ -98,18 +101,22 @@ def allocate(
         broken = {}
     condemned = [arm for arm in broken if arm not in checked]
     wanted = {arm: given.get(arm, 0) for arm in rivals}
-    stopped = {arm: f"Stopped after {counted(wanted[arm], 'replicate')}: {broken[arm]} in each of them." for arm in condemned}
+    stopped = {}
+    for arm in condemned:
+        beyond = "the first of them" if condemn == 1 else f"each of the first {condemn}"
+        where = beyond if wanted[arm] > condemn else "each of them"
+        stopped[arm] = f"Stopped after {counted(wanted[arm], 'replicate')}: {broken[arm]} in {where}."
     stopped |= {arm: early.why[arm] for arm in early.stopped}
     going = [arm for arm in open_ if arm not in condemned]
-    asked = [arm for arm in going if arm not in checked and not (arm in early.checked and wanted[arm] < sample)]
+    asked = [arm for arm in going if arm not in checked and arm not in pending]
     bleak = _without_prospect(study, plan, asked, wanted, evidence, len(own))
     stopped |= bleak
     going = [arm for arm in going if arm not in bleak]
     short = [arm for arm in going if wanted[arm] < plan.start]
     if short:
         # One that was given up by mistake begins where all began.
-        marks = sorted({condemn, futile, plan.start})
-        wanted |= {arm: next(mark for mark in marks if mark > wanted[arm]) for arm in short}
+        marks = {condemn, futile, plan.start}
+        wanted |= {arm: min(mark for mark in (marks | {sample} if arm in pending else marks) if mark > wanted[arm]) for arm in short}
     else:
         given_up = len(condemned) + len(early.stopped) + len(bleak)
         more, why = _after_start(study, plan, going, wanted, evidence, references, given_up)

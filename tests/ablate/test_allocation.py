@@ -382,3 +382,18 @@ def test_a_check_of_which_nothing_was_measured_bears_nothing_out() -> None:
     concluded, _, _ = played(found, [BASELINE, "ill", "ill too"], lambda n, r: None if n == CHECKED else base(n, r), ill_at_rung)
     assert concluded.checks == []
     assert concluded.short == {UNCHECKED: 20}
+
+
+def test_a_checked_arm_is_not_condemned_before_its_check_has_come_to_its_end() -> None:
+    """It is behind at the rung, best at the end, and breaks a guard there."""
+    base = fixed({BASELINE: 0.3, "ill": 0.6, "ill too": 0.6, "untrained": 0.2}, ill=(CHECKED,))
+
+    def behind(name: str, replicate: int, step: int) -> Metrics:
+        return slow_start("worse" if name.startswith("ill") else name, replicate, step)
+
+    for condemn in (1, 2):
+        concluded, given, _ = played(study(rungs=[20], condemn=condemn), [BASELINE, "ill", "ill too"], base, behind)
+        assert [(check.arm, check.confirmed) for check in concluded.checks] == [(CHECKED, False)]
+        assert given[CHECKED] == 3
+        assert ("in the first of them." if condemn == 1 else "in each of the first 2.") in concluded.arm(CHECKED).reason
+        assert [concluded.arm(name).verdict for name in (CHECKED, UNCHECKED)] == ["reject", "adopt"]
