@@ -109,7 +109,7 @@ def allocate(
     stopped |= {arm: early.why[arm] for arm in early.stopped}
     going = [arm for arm in open_ if arm not in condemned]
     asked = [arm for arm in going if arm not in checked and arm not in pending]
-    bleak = _without_prospect(study, plan, asked, wanted, evidence, len(own))
+    bleak = _without_prospect(study, phase, asked, wanted, evidence, len(own))
     stopped |= bleak
     going = [arm for arm in going if arm not in bleak]
     short = [arm for arm in going if wanted[arm] < plan.start]
@@ -207,28 +207,24 @@ def _condemned_early(study: Study, plan: Replicates, condemn: int, at_rungs: AtR
 
 
 def _without_prospect(
-    study: Study, plan: Replicates, arms: Sequence[str], given: Mapping[str, int], evidence: Evidence, family: int
+    study: Study, phase: Phase, arms: Sequence[str], given: Mapping[str, int], evidence: Evidence, family: int
 ) -> dict[str, str]:
     """Arm to why it stops before its first look, for those whose predicted chance of adoption is small.
 
-    Asked with as many replicates as an arm has, of all others too, so that the answer stays when others get more.
+    Asked with the replicates that an arm was given, of all others too, so that the answer stays when others get more.
 
     Args:
         family: Arms among which Holm's correction is made.
     """
-    metric, sign = study.objective.metric, study.objective.sign
-    values = {arm: series(evidence.get(arm, {}), metric) for arm in [*evidence, BASELINE]}
+    plan, metric = study.replicates_of(phase), study.objective.metric
     found = {}
     for arm in arms:
         count = given[arm]
         if not plan.asked_from <= count < plan.start:
             continue
-        seen = sorted(values[BASELINE])[:count]
-        pairs = {
-            name: paired({r: v for r, v in own.items() if r in seen}, {r: values[BASELINE][r] for r in seen}, sign)
-            for name, own in values.items()
-            if name != BASELINE
-        }
+        values = {name: series(shown, metric) for name, shown in _first_replicates(study, phase, evidence, count).items()}
+        baseline = values.get(BASELINE, {})
+        pairs = {name: paired(own, baseline, study.objective.sign) for name, own in values.items() if name != BASELINE}
         chance = early_chance(pairs, arm, Looks(plan.start, plan.at_most), study.alpha / (2 * family), study.objective.smallest_effect)
         if chance is not None and chance < FUTILE:
             likely = f"the predicted chance of adoption by {plan.at_most} is {share(chance)}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ablate.allocation import allocate
 from ablate.conclusion import Conclusion, Metrics
 from ablate.study import BASELINE, Study
 from benchmarks import early
@@ -397,3 +398,19 @@ def test_a_checked_arm_is_not_condemned_before_its_check_has_come_to_its_end() -
         assert given[CHECKED] == 3
         assert ("in the first of them." if condemn == 1 else "in each of the first 2.") in concluded.arm(CHECKED).reason
         assert [concluded.arm(name).verdict for name in (CHECKED, UNCHECKED)] == ["reject", "adopt"]
+
+
+@pytest.mark.parametrize("first", [0, 500])
+def test_the_prospect_of_an_arm_stays_when_a_baseline_with_a_failed_replicate_gets_more(first: int) -> None:
+    """After three replicates, of which the baseline lost one, two pairs of each arm tell, whatever the others get later."""
+    scores = {BASELINE: [0.3] * 5, "open": [0.3, 0.31, 0.36, 9.0, 0.3], "fair": [0.3, 0.32, 0.34]}
+    found = study(futile=3, first=first)
+
+    def bleak(counts: Mapping[str, int]) -> Collection[str]:
+        evidence = {
+            name: {first + r: {"score": value, "health": 0.5} for r, value in enumerate(scores[name][:count]) if (name, r) != (BASELINE, 0)}
+            for name, count in counts.items()
+        }
+        return allocate(found, found.phases[0], list(scores), counts, evidence, {}).stops.bleak
+
+    assert bleak({BASELINE: 3, "open": 3, "fair": 3}) == bleak({BASELINE: 5, "open": 5, "fair": 3}) == ()
