@@ -82,7 +82,7 @@ def allocate(
     own = [arm for arm in rivals if arm not in same]
     early = _at_rungs(study, phase, plan, (condemn, sample), given, evidence, at_rungs or {}, own)
     left = [arm for arm in arms if arm not in early.stopped]
-    rung = next((step for step in sorted(study.rungs) if step not in (at_rungs or {})), None)
+    rung = next((step for step in study.rungs_of(phase) if step not in (at_rungs or {})), None)
     if not given:
         alone = Stops(early.why, (), early.stopped, {}, early.unlikely, early.seen)
         if rung is not None:

@@ -11,7 +11,7 @@ import pytest
 
 from ablate.allocation import allocate
 from ablate.conclusion import Conclusion, Metrics
-from ablate.study import BASELINE, Study
+from ablate.study import BASELINE, Phase, Range, Study, Tune
 from benchmarks import early
 from benchmarks.early import Draw, played
 
@@ -414,3 +414,11 @@ def test_the_prospect_of_an_arm_stays_when_a_baseline_with_a_failed_replicate_ge
         return allocate(found, found.phases[0], list(scores), counts, evidence, {}).stops.bleak
 
     assert bleak({BASELINE: 3, "open": 3, "fair": 3}) == bleak({BASELINE: 5, "open": 5, "fair": 3}) == ()
+
+
+def test_one_effect_is_not_stopped_at_a_rung_in_the_confirmation_nor_where_a_tuned_point_competes() -> None:
+    found = study(rungs=[20], check=0)
+    tuning = Phase(name="thresholds", design=Tune(tune=4), factors={"x": Range(low=0.0, high=1.0)})
+    for phase in (found.confirmation, tuning):
+        assert allocate(found, phase, [BASELINE, "winner"], {}, {}, {}).until is None, phase.name
+    assert allocate(found, found.phases[0], [BASELINE, "winner"], {}, {}, {}).until == 20
