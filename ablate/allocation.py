@@ -9,7 +9,7 @@ first rule below asks for, then `start`, then one more at a time up to `at_most`
   (`check`) goes on to the end all the same; where one of them then gains the smallest effect, the rule was wrong and all run on;
 - is **condemned**: it breaks the same guard in each of its first `condemn` replicates, at a rung or at the end. A share of the arms
   condemned at a rung (`check`) goes on to the end with these replicates, and a share of those condemned at the end runs to `start`; where
-  one of these keeps the guard then, the rule was wrong here and every arm condemned so runs on;
+  one of these keeps the guard then, the rule was wrong here and every arm condemned so runs on, whatever later replicates show;
 - has **no prospect**: after `futile` replicates or more, but fewer than `start`, its predicted chance of adoption is small. Such arms, and
   the unlikely ones, stay in the family of tests without one, so that they can be neither adopted nor rejected;
 - breaks a guard on its mean after `start` replicates, or never reports the metric of a guard;
@@ -22,14 +22,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ablate.conclusion import Evidence, Metrics, Stops, guard_states, series
+from ablate.plan import CONFIRM_REPLICATE, fresh_replicate
 from ablate.stats.effects import LEAST_PAIRS, paired
 from ablate.stats.looks import Looks
 from ablate.stats.stopping import FUTILE, early_chance, judge
-from ablate.study import BASELINE, Guard, Phase, Replicates, Study
+from ablate.study import BASELINE, CONFIRMATION, Guard, Phase, Replicates, Study, Tune
 from ablate.words import counted, listed, number, share
 
 HOPELESS = 0.05
@@ -81,40 +82,48 @@ def allocate(
     own = [arm for arm in rivals if arm not in same]
     early = _at_rungs(study, phase, plan, (condemn, sample), given, evidence, at_rungs or {}, own)
     left = [arm for arm in arms if arm not in early.stopped]
-    rung = next((step for step in sorted(study.rungs) if step not in (at_rungs or {})), None)
+    rung = next((step for step in study.rungs_of(phase) if step not in (at_rungs or {})), None)
     if not given:
-        alone = Stops(early.why, (), early.stopped, early.checked, early.unlikely, early.seen)
+        alone = Stops(early.why, (), early.stopped, {}, early.unlikely, early.seen)
         if rung is not None:
             return Allocation(dict.fromkeys(left, sample), alone, rung)
         return Allocation(dict.fromkeys(left, first), alone)
     open_ = [arm for arm in rivals if arm not in same and arm not in early.stopped]
-    broken = {arm: found for arm in open_ if (found := _broken_throughout(study.guards, evidence.get(arm, {}), plan, condemn)) is not None}
-    checked = {
-        arm: given.get(arm, 0) < plan.start or not _keeps_guards(study, evidence.get(arm, {}))
-        for arm in _chosen(study, phase, [arm for arm in broken if arm not in early.checked], plan)
-    }
-    if not all(checked.values()):
+    # Whom a rung gave up and who runs on to check that is given up by no other rule before the check has come to its end.
+    pending = {arm for arm, right in early.checked.items() if right is None and given.get(arm, 0) < sample}
+    throughout = {arm: _broken_throughout(study.guards, evidence.get(arm, {}), plan, condemn) for arm in open_ if arm not in pending}
+    broken = {arm: found for arm, found in throughout.items() if found is not None}
+    to_check = [arm for arm in broken if arm not in early.checked]
+    # Any of them that ran whole tells, also one that was chosen before others were broken: a rule that was wrong stays so.
+    borne_out = _borne_out(study, phase, to_check, given, plan.start, evidence, _keeps_guards)
+    checked = {arm: borne_out[arm] for arm in _chosen(study, phase, to_check, plan)}
+    if False in borne_out.values():
         broken = {}
     condemned = [arm for arm in broken if arm not in checked]
     wanted = {arm: given.get(arm, 0) for arm in rivals}
-    stopped = {arm: f"Stopped after {counted(wanted[arm], 'replicate')}: {broken[arm]} in each of them." for arm in condemned}
+    stopped = {}
+    for arm in condemned:
+        beyond = "the first of them" if condemn == 1 else f"each of the first {condemn}"
+        where = beyond if wanted[arm] > condemn else "each of them"
+        stopped[arm] = f"Stopped after {counted(wanted[arm], 'replicate')}: {broken[arm]} in {where}."
     stopped |= {arm: early.why[arm] for arm in early.stopped}
     going = [arm for arm in open_ if arm not in condemned]
-    asked = [arm for arm in going if arm not in checked and not (arm in early.checked and wanted[arm] < sample)]
-    bleak = _without_prospect(study, plan, asked, wanted, evidence, len(own))
+    asked = [arm for arm in going if arm not in checked and arm not in pending]
+    bleak = _without_prospect(study, phase, asked, wanted, evidence, len(own))
     stopped |= bleak
     going = [arm for arm in going if arm not in bleak]
     short = [arm for arm in going if wanted[arm] < plan.start]
     if short:
         # One that was given up by mistake begins where all began.
-        marks = sorted({condemn, futile, plan.start})
-        wanted |= {arm: next(mark for mark in marks if mark > wanted[arm]) for arm in short}
+        marks = {condemn, futile, plan.start}
+        wanted |= {arm: min(mark for mark in (marks | {sample} if arm in pending else marks) if mark > wanted[arm]) for arm in short}
     else:
         given_up = len(condemned) + len(early.stopped) + len(bleak)
         more, why = _after_start(study, plan, going, wanted, evidence, references, given_up)
         wanted |= {arm: wanted[arm] + 1 for arm in more}
         stopped |= why
-    stops = Stops(stopped, condemned, early.stopped, checked | early.checked, (*bleak, *early.unlikely), early.seen)
+    known = {arm: right for arm, right in (checked | early.checked).items() if right is not None}
+    stops = Stops(stopped, condemned, early.stopped, known, (*bleak, *early.unlikely), early.seen)
     return Allocation({BASELINE: max([first, *wanted.values()]), **wanted}, stops)
 
 
@@ -126,7 +135,8 @@ class _Early:
     """Arm that a rung gave up to the sentence that says so; the checked ones too."""
     stopped: dict[str, int]
     """Those that go no further, with the step."""
-    checked: dict[str, bool]
+    checked: dict[str, bool | None]
+    """Those that run on all the same; whether that bears the rule out, none: it is not known yet."""
     unlikely: list[str]
     """Those of the stopped that nothing is shown of."""
     seen: Evidence
@@ -153,13 +163,10 @@ def _at_rungs(
     slow = {arm: found for arm, found in _hopeless(study, at_rungs, rivals).items() if arm not in ill}
     unlikely = {} if plan.at_rungs == "worse" else _unlikely(study, plan, at_rungs, rivals)
     unlikely = {arm: found for arm, found in unlikely.items() if arm not in ill and arm not in slow}
-    right = {
-        arm: given.get(arm, 0) < condemn or not _keeps_guards(study, evidence.get(arm, {}))
-        for arm in _chosen(study, phase, list(ill), plan)
-    }
+    right = _borne_out(study, phase, _chosen(study, phase, list(ill), plan), given, condemn, evidence, _keeps_guards)
     slow |= unlikely
-    spared = {arm: given.get(arm, 0) < sample or not _gains(study, evidence, arm) for arm in _chosen(study, phase, list(slow), plan)}
-    said = {**(ill if all(right.values()) else {}), **(slow if all(spared.values()) else {})}
+    spared = _borne_out(study, phase, _chosen(study, phase, list(slow), plan), given, sample, evidence, _gains)
+    said = {**({} if False in right.values() else ill), **({} if False in spared.values() else slow)}
     stopped = {arm: step for arm, (step, _) in said.items() if arm not in right and arm not in spared}
     why = {arm: sentence for arm, (_, sentence) in said.items()}
     seen = {arm: at_rungs[step].get(arm, {}) for arm, step in stopped.items()}
@@ -200,28 +207,24 @@ def _condemned_early(study: Study, plan: Replicates, condemn: int, at_rungs: AtR
 
 
 def _without_prospect(
-    study: Study, plan: Replicates, arms: Sequence[str], given: Mapping[str, int], evidence: Evidence, family: int
+    study: Study, phase: Phase, arms: Sequence[str], given: Mapping[str, int], evidence: Evidence, family: int
 ) -> dict[str, str]:
     """Arm to why it stops before its first look, for those whose predicted chance of adoption is small.
 
-    Asked with as many replicates as an arm has, of all others too, so that the answer stays when others get more.
+    Asked with the replicates that an arm was given, of all others too, so that the answer stays when others get more.
 
     Args:
         family: Arms among which Holm's correction is made.
     """
-    metric, sign = study.objective.metric, study.objective.sign
-    values = {arm: series(evidence.get(arm, {}), metric) for arm in [*evidence, BASELINE]}
+    plan, metric = study.replicates_of(phase), study.objective.metric
     found = {}
     for arm in arms:
         count = given[arm]
         if not plan.asked_from <= count < plan.start:
             continue
-        seen = sorted(values[BASELINE])[:count]
-        pairs = {
-            name: paired({r: v for r, v in own.items() if r in seen}, {r: values[BASELINE][r] for r in seen}, sign)
-            for name, own in values.items()
-            if name != BASELINE
-        }
+        values = {name: series(shown, metric) for name, shown in _first_replicates(study, phase, evidence, count).items()}
+        baseline = values.get(BASELINE, {})
+        pairs = {name: paired(own, baseline, study.objective.sign) for name, own in values.items() if name != BASELINE}
         chance = early_chance(pairs, arm, Looks(plan.start, plan.at_most), study.alpha / (2 * family), study.objective.smallest_effect)
         if chance is not None and chance < FUTILE:
             likely = f"the predicted chance of adoption by {plan.at_most} is {share(chance)}"
@@ -246,11 +249,42 @@ def _hopeless(study: Study, at_rungs: AtRungs, rivals: Sequence[str]) -> dict[st
     return found
 
 
-def _gains(study: Study, evidence: Evidence, arm: str) -> bool:
-    """Whether an arm's mean benefit at full length reaches the smallest effect."""
+def _borne_out(
+    study: Study,
+    phase: Phase,
+    arms: Sequence[str],
+    given: Mapping[str, int],
+    needed: int,
+    evidence: Evidence,
+    mistaken: Callable[[Study, Evidence, str], bool | None],
+) -> dict[str, bool | None]:
+    """Of arms that a rule gave up: whether what they show bears it out; none: not known, as they have too few replicates or no result.
+
+    The first `needed` replicates alone tell: what was found out then is found out, whatever more replicates show.
+
+    Args:
+        mistaken: Whether what was measured of an arm shows that the rule was wrong about it; none: nothing was.
+    """
+    shown = _first_replicates(study, phase, evidence, needed)
+    wrong = {arm: mistaken(study, shown, arm) if given.get(arm, 0) >= needed else None for arm in arms}
+    return {arm: None if found is None else not found for arm, found in wrong.items()}
+
+
+def _first_replicates(study: Study, phase: Phase, evidence: Evidence, count: int) -> dict[str, dict[int, Metrics]]:
+    """What the first `count` replicates of every arm showed, those that failed left out."""
+    first = study.replicates_of(phase).first
+    if isinstance(phase.design, Tune):
+        first = fresh_replicate(study, phase, phase.design)
+    elif phase.name == CONFIRMATION:
+        first += CONFIRM_REPLICATE
+    return {arm: {r: metrics for r, metrics in found.items() if r < first + count} for arm, found in evidence.items()}
+
+
+def _gains(study: Study, evidence: Evidence, arm: str) -> bool | None:
+    """Whether an arm's mean benefit at full length reaches the smallest effect; none without a pair."""
     own, other = (series(evidence.get(name, {}), study.objective.metric) for name in (arm, BASELINE))
     mean = paired(own, other, study.objective.sign).mean
-    return mean is not None and mean >= study.objective.smallest_effect
+    return None if mean is None else mean >= study.objective.smallest_effect
 
 
 def _after_start(
@@ -309,5 +343,7 @@ def _chosen(study: Study, phase: Phase, given_up: Sequence[str], plan: Replicate
     return order[:count]
 
 
-def _keeps_guards(study: Study, found: Mapping[int, Metrics]) -> bool:
-    return bool(found) and all(guard.holds for guard in guard_states(study.guards, found))
+def _keeps_guards(study: Study, evidence: Evidence, arm: str) -> bool | None:
+    """Whether an arm keeps every guard on its mean; none without a result."""
+    found = evidence.get(arm, {})
+    return all(guard.holds for guard in guard_states(study.guards, found)) if found else None

@@ -158,7 +158,7 @@ class Replicates(_Strict):
     """An arm that breaks the same guard in each of its first so many replicates gets no more; none: it gets `start` whatever they say."""
     futile: int | None = Field(3, ge=2)
     """From so many replicates on an arm whose predicted chance of adoption is small gets no more; none: only from `start` on. A fixed
-    design, whose `start` is its `at_most`, runs whole."""
+    design, whose `start` is its `at_most`, runs whole, but for what a rung stops."""
     at_rungs: Literal["worse", "unlikely"] = "worse"
     """Who stops at a rung for the objective: arms that are shown to be worse than the baseline there; or those too that would hardly be
     adopted, were the end as the rung shows it. The second spares more, and loses more arms that start slowly."""
@@ -438,8 +438,9 @@ class Study(_Strict):
     replicates: Replicates = Replicates()
     """How many paired replicates an arm gets."""
     rungs: list[Annotated[int, Field(ge=1)]] = []
-    """Steps before the end at which arms are compared; hopeless ones, and those that break a guard, stop. The trainer must report the
-    objective by then, and a guard's metric where it is to condemn anybody there."""
+    """Steps before the end at which the arms of a phase are compared; hopeless ones, and those that break a guard, stop. The trainer must
+    report the objective by then, and a guard's metric where it is to condemn anybody there. A tuned point that meets what is carried,
+    and the confirmation, run past them."""
     budget: Budget = Budget()
     """What it may use in all."""
     alpha: float = Field(0.05, gt=0, lt=0.5)
@@ -504,7 +505,7 @@ class Study(_Strict):
     def confirmation(self) -> Phase:
         """The last phase, which is in no study file: its arms are the study's baseline and `winner`, what the phases have carried to it.
 
-        Its one effect is the headline, so that it is measured on `start` replicates whatever its prospect is.
+        Its one effect is the headline, so that it is measured on `start` replicates whatever its prospect is, and stops at no rung.
         """
         own = self.replicates.model_copy(update={"futile": None, "at_rungs": "worse"})
         return Phase(name=CONFIRMATION, design="one_at_a_time", replicates=own)
@@ -519,6 +520,13 @@ class Study(_Strict):
             if phase.name == name:
                 return phase
         raise KeyError(name)
+
+    def rungs_of(self, phase: Phase) -> list[int]:
+        """Steps at which the phase's arms are compared before their end: none where one arm alone meets what is carried.
+
+        The one effect is what such a phase is run for, so that stopping it spares nothing that is not wanted.
+        """
+        return [] if phase.name == CONFIRMATION or isinstance(phase.design, Tune) else sorted(self.rungs)
 
     def replicates_of(self, phase: Phase) -> Replicates:
         """The phase's own replicates, else the study's."""

@@ -20,6 +20,8 @@ WINNER = "winner"
 def confirming(short: Study, conclusions: Sequence[Conclusion], long: Study, asked: Sequence[str]) -> Study:
     """The study that runs the winner of a finished one against its baseline again, under other settings.
 
+    Its one effect is what it is run for, so that neither a rung nor a poor prospect stops it before `start` replicates.
+
     Args:
         short: As it was run.
         conclusions: Its phases'.
@@ -50,7 +52,8 @@ def confirming(short: Study, conclusions: Sequence[Conclusion], long: Study, ask
             "question": f"Does what {short.study} adopted hold here? {short.question}",
             "trainer": trainer,
             "phases": [Phase(name="transfer", design="add_one_in", components={WINNER: changes})],
-            "replicates": long.replicates.model_copy(update={"first": FIRST_REPLICATE}),
+            "replicates": long.replicates.model_copy(update={"first": FIRST_REPLICATE, "futile": None}),
+            "rungs": [],
             "confirm": False,
             "otherwise": None,
             "confirms": Confirms(study=short.study, winner=listed(adopted), effect=effect.mean, low=effect.low, high=effect.high),

@@ -156,7 +156,7 @@ def early_chance(benefits: Mapping[str, Paired], arm: str, looks: Looks, level: 
     values = np.array(list(own.differences.values()), dtype=float)
     if not spread[0] > 0:
         return None
-    return chance_of_adoption(values, looks, looks.critical(level), smallest_effect, spread=spread)
+    return chance_of_adoption(values, looks, looks.critical(level), smallest_effect, spread=spread, looked=0)
 
 
 def chance_of_adoption(
@@ -166,20 +166,23 @@ def chance_of_adoption(
     smallest_effect: float,
     already: bool = False,
     spread: tuple[float, int] | None = None,
+    looked: int | None = None,
 ) -> float:
-    """Predicted chance that a later look adopts, from 2,000 futures with a fixed seed: what is to come is drawn given what was seen.
+    """Predicted chance that a look to come adopts, from 2,000 futures with a fixed seed: what is to come is drawn given what was seen.
 
     Args:
         values: Benefits so far, at least two that differ.
         critical: t at or above which each look rejects.
         already: Whether the benefit is shown and only its size is open.
         spread: Standard deviation of a benefit and its degrees of freedom; none: of these values alone.
+        looked: Pairs at the latest look; none: all of these values. A look at more pairs than that is to come, at all of these values too.
 
     Source: Spiegelhalter, Freedman & Blackburn 1986, Controlled Clinical Trials 7, 8-17 (predictive power), with the flat prior on mean and
     log spread.
     """
     noise = np.random.default_rng(20_230_402)
     n = len(values)
+    latest = n if looked is None else looked
     deviation, freedom = spread or (float(values.std(ddof=1)), n - 1)
     drawn = deviation * np.sqrt(freedom / noise.chisquare(freedom, (_FUTURES, 1)))
     centre = values.mean() + drawn / math.sqrt(n) * noise.standard_normal((_FUTURES, 1))
@@ -187,7 +190,7 @@ def chance_of_adoption(
     all_ = np.concatenate([np.broadcast_to(values, (_FUTURES, n)), future], axis=1)
     shown, adopted = np.full(_FUTURES, already), np.zeros(_FUTURES, dtype=bool)
     for pairs, needed in zip(range(looks.start, looks.at_most + 1), critical, strict=True):
-        if pairs > n:
+        if pairs > latest:
             seen = all_[:, :pairs]
             mean = seen.mean(axis=1)
             shown |= mean >= needed * seen.std(axis=1, ddof=1) / math.sqrt(pairs)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ablate.allocation import allocate
 from ablate.conclusion import Conclusion, Metrics
-from ablate.study import BASELINE, Study
+from ablate.study import BASELINE, Phase, Range, Study, Tune
 from benchmarks import early
 from benchmarks.early import Draw, played
+
+CHECKED, UNCHECKED = "ill", "ill too"
+"""Of these two, who is chosen by its name to check a rule."""
 
 NOISE = [0.004, -0.006, 0.001, 0.003, -0.002, 0.005, -0.004, 0.002]
 
@@ -304,3 +308,117 @@ def test_the_confirmation_is_measured_on_all_of_its_start_replicates() -> None:
 def test_a_fixed_design_runs_whole_whatever_the_prospects() -> None:
     draw = fixed({BASELINE: 0.3, "poor": 0.2, "untrained": 0.2})
     assert played(study(start=4, at_most=4, futile=3), [BASELINE, "poor"], draw)[1] == {BASELINE: 4, "poor": 4}
+
+
+def shown_at_once(name: str, replicate: int, step: int) -> Metrics:
+    """At a rung arms "good" and "better" lie far above the baseline, with little noise; all others lie where it is."""
+    lead = {"good": 0.598, "better": 0.4}.get(name, 0.0)
+    return {"score": 0.3 + lead + 0.01 * replicate + NOISE[(3 * replicate + len(name)) % 8]}
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [{"start": 3, "at_most": 3}, {"start": 3, "at_most": 5}, {"start": 4, "at_most": 4, "condemn": None}, {"start": 4, "condemn": None}],
+    ids=str,
+)
+def test_a_rung_with_as_many_pairs_as_a_look_has_counts_that_look(counts: dict[str, Any]) -> None:
+    draw = fixed({BASELINE: 0.3, "good": 0.9, "flat": 0.3, "untrained": 0.2})
+    found = study(rungs=[20], at_rungs="unlikely", check=0, **counts)
+    concluded, given, _ = played(found, [BASELINE, "good", "flat"], draw, shown_at_once)
+    assert concluded.short == {"flat": 20}
+    assert given["good"] >= counts["start"]
+    assert concluded.arm("good").verdict == "adopt"
+
+
+def test_a_fixed_design_runs_whole_past_a_rung_that_shows_no_arm_to_be_worse() -> None:
+    draw = fixed({BASELINE: 0.3, "good": 0.9, "poor": 0.2, "untrained": 0.2})
+    found = study(rungs=[20], start=4, at_most=4, futile=3)
+    assert played(found, [BASELINE, "good", "poor"], draw, shown_at_once)[1] == {BASELINE: 4, "good": 4, "poor": 4}
+
+
+def test_a_guard_that_held_when_a_rung_was_checked_frees_for_good_whatever_comes_after() -> None:
+    base = fixed({BASELINE: 0.3, "ill": 0.5, "ill too": 0.5, "untrained": 0.2})
+
+    def draw(name: str, replicate: int) -> Metrics | None:
+        return {**(base(name, replicate) or {}), "health": -9.0 if (name, replicate) == (CHECKED, 3) else 0.5}
+
+    concluded, given, _ = played(study(rungs=[20], condemn=3), [BASELINE, "ill", "ill too"], draw, ill_at_rung)
+    other = concluded.arm(UNCHECKED)
+    assert [(check.arm, check.confirmed) for check in concluded.checks] == [(CHECKED, False)]
+    assert (other.verdict, given[UNCHECKED]) == ("adopt", 4)
+    assert concluded.short == {}
+
+
+def test_a_gain_that_was_there_when_a_rung_was_checked_frees_for_good_whatever_comes_after() -> None:
+    base = fixed({BASELINE: 0.3, "ill": 0.5, "ill too": 0.5, "untrained": 0.2})
+
+    def draw(name: str, replicate: int) -> Metrics | None:
+        return {"score": -9.0, "health": 0.5} if (name, replicate) == (CHECKED, 3) else base(name, replicate)
+
+    def behind(name: str, replicate: int, step: int) -> Metrics:
+        return slow_start("worse" if name.startswith("ill") else name, replicate, step)
+
+    concluded, given, _ = played(study(rungs=[20], condemn=3), [BASELINE, "ill", "ill too"], draw, behind)
+    assert [(check.arm, check.confirmed) for check in concluded.checks] == [(CHECKED, False)]
+    assert (concluded.arm(UNCHECKED).verdict, given[UNCHECKED]) == ("adopt", 4)
+    assert concluded.short == {}
+
+
+def test_a_guard_that_held_when_condemnation_was_checked_frees_for_good_whatever_comes_after() -> None:
+    base = fixed({BASELINE: 0.3, "ill": 0.34, "ill too": 0.34, "untrained": 0.2}, spread={"ill": 7.0, "ill too": 7.0})
+
+    def draw(name: str, replicate: int) -> Metrics | None:
+        health = 0.5 if name in (BASELINE, "untrained") else [0.1, 0.1, 0.9, 0.9, 0.9, 0.9][replicate]
+        return {**(base(name, replicate) or {}), "health": -9.0 if (name, replicate) == (CHECKED, 4) else health}
+
+    concluded, given, _ = played(study(), [BASELINE, "ill", "ill too"], draw)
+    assert [(check.arm, check.confirmed) for check in concluded.checks] == [(CHECKED, False)]
+    assert given == {BASELINE: 5, CHECKED: 5, UNCHECKED: 4}
+    assert concluded.arm(UNCHECKED).verdict == "adopt"
+
+
+def test_a_check_of_which_nothing_was_measured_bears_nothing_out() -> None:
+    base = fixed({BASELINE: 0.3, "ill": 0.5, "ill too": 0.5, "untrained": 0.2})
+    found = study(rungs=[20], condemn=3)
+    concluded, _, _ = played(found, [BASELINE, "ill", "ill too"], lambda n, r: None if n == CHECKED else base(n, r), ill_at_rung)
+    assert concluded.checks == []
+    assert concluded.short == {UNCHECKED: 20}
+
+
+def test_a_checked_arm_is_not_condemned_before_its_check_has_come_to_its_end() -> None:
+    """It is behind at the rung, best at the end, and breaks a guard there."""
+    base = fixed({BASELINE: 0.3, "ill": 0.6, "ill too": 0.6, "untrained": 0.2}, ill=(CHECKED,))
+
+    def behind(name: str, replicate: int, step: int) -> Metrics:
+        return slow_start("worse" if name.startswith("ill") else name, replicate, step)
+
+    for condemn in (1, 2):
+        concluded, given, _ = played(study(rungs=[20], condemn=condemn), [BASELINE, "ill", "ill too"], base, behind)
+        assert [(check.arm, check.confirmed) for check in concluded.checks] == [(CHECKED, False)]
+        assert given[CHECKED] == 3
+        assert ("in the first of them." if condemn == 1 else "in each of the first 2.") in concluded.arm(CHECKED).reason
+        assert [concluded.arm(name).verdict for name in (CHECKED, UNCHECKED)] == ["reject", "adopt"]
+
+
+@pytest.mark.parametrize("first", [0, 500])
+def test_the_prospect_of_an_arm_stays_when_a_baseline_with_a_failed_replicate_gets_more(first: int) -> None:
+    """After three replicates, of which the baseline lost one, two pairs of each arm tell, whatever the others get later."""
+    scores = {BASELINE: [0.3] * 5, "open": [0.3, 0.31, 0.36, 9.0, 0.3], "fair": [0.3, 0.32, 0.34]}
+    found = study(futile=3, first=first)
+
+    def bleak(counts: Mapping[str, int]) -> Collection[str]:
+        evidence = {
+            name: {first + r: {"score": value, "health": 0.5} for r, value in enumerate(scores[name][:count]) if (name, r) != (BASELINE, 0)}
+            for name, count in counts.items()
+        }
+        return allocate(found, found.phases[0], list(scores), counts, evidence, {}).stops.bleak
+
+    assert bleak({BASELINE: 3, "open": 3, "fair": 3}) == bleak({BASELINE: 5, "open": 5, "fair": 3}) == ()
+
+
+def test_one_effect_is_not_stopped_at_a_rung_in_the_confirmation_nor_where_a_tuned_point_competes() -> None:
+    found = study(rungs=[20], check=0)
+    tuning = Phase(name="thresholds", design=Tune(tune=4), factors={"x": Range(low=0.0, high=1.0)})
+    for phase in (found.confirmation, tuning):
+        assert allocate(found, phase, [BASELINE, "winner"], {}, {}, {}).until is None, phase.name
+    assert allocate(found, found.phases[0], [BASELINE, "winner"], {}, {}, {}).until == 20

@@ -17,7 +17,7 @@ from ablate.stats.intervals import Simultaneous, simultaneous
 from ablate.stats.looks import Looks
 from ablate.stats.power import detectable, noise_floor, power_at, replicates_needed
 from ablate.stats.sequential import repeated
-from ablate.stats.stopping import chance_of_adoption, judge
+from ablate.stats.stopping import chance_of_adoption, early_chance, judge
 
 ALPHA = 0.05
 STUDIES = 4_000
@@ -211,3 +211,15 @@ def test_the_noise_floor_is_the_spread_of_a_difference() -> None:
     assert inside == pytest.approx(0.8, abs=0.03)
     assert noise_floor([1.0, math.nan]) is None
     assert noise_floor([1.0, 1.0, 1.0]) is None
+
+
+def test_a_look_at_as_many_pairs_as_there_are_counts_where_none_was_taken_yet() -> None:
+    shown, flat = pairs(GREAT[:4]), pairs([0.1, -0.3, 0.05, -0.2])
+    once = Looks(4, 4)
+    assert early_chance({"a": shown, "b": flat}, "a", once, 0.025, 0.2) == 1.0
+    assert early_chance({"a": shown, "b": flat}, "b", once, 0.025, 0.2) == 0.0
+    assert chance_of_adoption(np.array(GREAT[:4]), once, once.critical(0.025), 0.2) == 0.0, "the only look is over"
+    several, unsteady = Looks(4, 6), [0.9, 0.55, 0.7, 0.4]
+    first = early_chance({"a": pairs(unsteady)}, "a", several, 0.025, 0.2)
+    later = chance_of_adoption(np.array(unsteady), several, several.critical(0.025), 0.2)
+    assert (first, later < 1.0) == (1.0, True), "the look at 4 would adopt at once"
