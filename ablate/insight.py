@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ablate import design
-from ablate.conclusion import ArmVerdict, Conclusion, Evidence, series
+from ablate.conclusion import Conclusion, Evidence, Metrics, guard_states, series
 from ablate.stats import factorial, pairing
-from ablate.stats.attribution import Attribution, Components, attribute, losses, losses_in_words
+from ablate.stats.attribution import Attribution, Components, Guarded, attribute, losses, losses_in_words
 from ablate.stats.looks import Looks
 from ablate.stats.power import POWER, detectable, noise_floor, replicates_needed
 from ablate.study import BASELINE, CONFIRMATION, Arm, Level, Levels, Phase, Study, Tune
@@ -70,18 +70,23 @@ def _left_out(study: Study, phase: Phase, conclusion: Conclusion, evidence: Evid
     without = {name: found[arm] for name in design.switches(phase) if (arm := design.without(name)) in found}
     if design.ALL_ON not in found or not without:
         return None
-    broken = {arm.name for arm in conclusion.arms if _breaks_a_guard(arm)}
-    ill = [name for name in without if design.without(name) in broken]
-    shares, needs = losses(found[design.ALL_ON], without, study.alpha, study.objective.smallest_effect, study.objective.sign, ill)
+    guards = {arm: _guards(study, evidence.get(arm, {})) for arm in found}
+    guarded = Guarded(guards[design.ALL_ON], {name: guards[design.without(name)] for name in without})
+    shares, needs = losses(found[design.ALL_ON], without, study.alpha, study.objective.smallest_effect, study.objective.sign, guarded)
     return {
         "without": [asdict(share) for share in shares],
         "needs": needs,
-        "sentences": [*_gains(study), *_so_far(conclusion.short.values()), *losses_in_words(shares, needs, f"the arm {design.ALL_ON}")],
+        "sentences": [
+            *_gains(study),
+            *_so_far(conclusion.short.values()),
+            *losses_in_words(shares, needs, f"the arm {design.ALL_ON}", guarded),
+        ],
     }
 
 
-def _breaks_a_guard(arm: ArmVerdict) -> bool:
-    return any(guard.value is not None and not guard.holds for guard in arm.guards)
+def _guards(study: Study, found: Mapping[int, Metrics]) -> dict[str, bool]:
+    """Guard to whether it holds, by the same trials, as far as they came, that the objective beside it is from."""
+    return {guard.guard: guard.holds for guard in guard_states(study.guards, found) if guard.value is not None}
 
 
 def _gains(study: Study) -> list[str]:
@@ -171,18 +176,20 @@ def attribution(
     components, ignored = _components(study, phases)
     if not 2 <= len(components) <= MOST_COMPONENTS:
         return None
-    cells: dict[Components, dict[int, float]] = {}
-    ill: set[Components] = set()
+    cells: dict[Components, dict[int, Metrics]] = {}
     origin = {path: level for conclusion in reversed(phases) for path, level in study.phase(conclusion.phase).off.items()} | study.baseline
     for conclusion in phases:
         for arm in conclusion.arms:
             on = _cell(origin, arm.levels, components, ignored)
             if on is not None:
-                values = series(evidence.get(conclusion.phase, {}).get(arm.name, {}), study.objective.metric)
-                cells.setdefault(on, {}).update({r: v for r, v in values.items() if math.isfinite(v)})
-                ill |= {on} if _breaks_a_guard(arm) else set()
+                known = evidence.get(conclusion.phase, {}).get(arm.name, {})
+                better = {r for r, v in series(known, study.objective.metric).items() if math.isfinite(v)}
+                cell = cells.setdefault(on, {})
+                cell |= {r: metrics for r, metrics in known.items() if r in better or r not in cell}
     names = [component.name for component in components]
-    found = attribute(names, cells, study.alpha, study.objective.smallest_effect, study.objective.sign, ill)
+    values = {on: {r: v for r, v in series(known, study.objective.metric).items() if math.isfinite(v)} for on, known in cells.items()}
+    guards = {on: _guards(study, known) for on, known in cells.items()}
+    found = attribute(names, values, study.alpha, study.objective.smallest_effect, study.objective.sign, guards)
     return {
         **{key: value for key, value in asdict(found).items() if key != "missing"},
         "sentences": [*_gains(study), *_so_far([] if step is None else [step]), *found.sentences],
