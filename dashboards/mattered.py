@@ -192,6 +192,8 @@ def _map_caption(found: Document, axes: Sequence[str]) -> str:
         said += (
             f" Areas are predicted from them{kept}: not feasible is what lies nearest to a cross, or to a setting refused before training."
         )
+        if any("u" in row for row in found["regions"]["rows"]):
+            said += " Nothing is predicted of the grey ground beyond the outermost points."
     return f"{said} The rectangle is predicted to be as good as the best along each axis through the diamond."
 
 
@@ -199,6 +201,7 @@ AREAS = (
     ("g", "as good as the best (predicted)", GREEN),
     ("f", "feasible, not shown to be as good", SKY),
     ("x", "not feasible (predicted)", VERMILLION),
+    ("u", "not measured: beyond the outermost points", GREY),
 )
 """Letter of `stats.operating_range.Regions`, what it says, and its colour."""
 

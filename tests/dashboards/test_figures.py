@@ -234,7 +234,7 @@ TUNED = {
         "thresholds": [{"name": "crops.foreground_threshold", "log": False}, {"name": "r", "log": False}],
         "spans": [],
         "recommended_levels": {"crops.foreground_threshold": -380, "r": 0.35},
-        "regions": {"x": "crops.foreground_threshold", "y": "r", "xs": [-500, 500], "ys": [0, 1], "rows": ["gf", "fx"]},
+        "regions": {"x": "crops.foreground_threshold", "y": "r", "xs": [-500, 0, 500], "ys": [0, 1], "rows": ["gfu", "fxu"]},
     },
 }
 
@@ -254,8 +254,12 @@ def test_the_map_shows_regions_and_calls_the_middle_recommended_only_where_the_s
     assert (star.x, star.y) == ((-500,), (0.5,))
     middle = kept["middle of the operating range"]
     assert (middle.x, middle.y) == ((-380,), (0.35,))
-    fields = [[list(row) for row in kept[word].z] for _, word, _ in AREAS]
-    assert fields == [[[1, None], [None, None]], [[None, 1], [1, None]], [[None, None], [None, 1]]]
+    fields = {letter: [list(row) for row in kept[word].z] for letter, word, _ in AREAS}
+    assert fields == {
+        letter: [[1 if found == letter else None for found in row] for row in TUNED["operating"]["regions"]["rows"]] for letter in "gfxu"
+    }
+    assert len({trace.colorscale for trace in kept.values() if trace.type == "heatmap"}) == 4, "each has a look of its own"
+    assert kept["not measured: beyond the outermost points"].showlegend
 
 
 @pytest.mark.parametrize("sign", [1, -1])
