@@ -55,13 +55,15 @@ def attribute(
     smallest_effect: float,
     sign: int = 1,
     guards: Mapping[Components, Guards] | None = None,
+    start: str = "the baseline",
 ) -> Attribution:
     """Path, leave-one-out and Shapley values of a winner that has all of `components` on.
 
     Args:
-        cells: Components that are on to replicate to value; the empty set is the baseline.
+        cells: Components that are on to replicate to value.
         sign: -1 where less is better.
         guards: Of each cell.
+        start: What the cell without any of them is called.
 
     Intervals are t intervals over replicates (blocks) at alpha / (2 k) for the k members of each list (Bonferroni).
 
@@ -73,7 +75,7 @@ def attribute(
     """
     everything = frozenset(components)
     missing = tuple(c for c in _subsets(components) if not any(math.isfinite(v) for v in cells.get(c, {}).values()))
-    path, stops = _path(components, cells, alpha, sign)
+    path, stops = _path(components, cells, alpha, sign, start)
     known = guards or {}
     guarded = Guarded(known.get(everything, {}), {name: known.get(everything - {name}, {}) for name in components})
     without, needs = losses(
@@ -85,7 +87,7 @@ def attribute(
         guarded,
     )
     shapley = () if missing else tuple(_shapley(name, components, cells, alpha, sign) for name in components)
-    said = _sentences(path, stops, losses_in_words(without, needs, "the winner", guarded), shapley, missing)
+    said = _sentences(path, stops, losses_in_words(without, needs, "the winner", guarded), shapley, missing, start)
     return Attribution(path, stops, without, needs, shapley, missing, tuple(said))
 
 
@@ -135,7 +137,7 @@ def _subsets(components: Sequence[str]) -> list[Components]:
 
 
 def _path(
-    components: Sequence[str], cells: Mapping[Components, Mapping[int, float]], alpha: float, sign: int
+    components: Sequence[str], cells: Mapping[Components, Mapping[int, float]], alpha: float, sign: int, start: str
 ) -> tuple[tuple[Share, ...], str | None]:
     here: Components = frozenset()
     steps: list[Share] = []
@@ -143,7 +145,7 @@ def _path(
         found = {name: paired(cells.get(here | {name}, {}), cells.get(here, {}), sign) for name in components if name not in here}
         known = {name: pairs for name, pairs in found.items() if pairs.mean is not None}
         if not known:
-            return tuple(steps), f"no cell with one more component than {_named(here)} shares a replicate with it"
+            return tuple(steps), f"no cell with one more component than {_named(here, start)} shares a replicate with it"
         best = max(known, key=lambda name: (known[name].mean or 0.0, -components.index(name)))
         steps.append(_share(best, known[best], alpha / len(components)))
         here |= {best}
@@ -187,8 +189,8 @@ def _need(share: Share, smallest_effect: float, guarded: Guarded) -> Need:
     return "can go" if share.high < smallest_effect else "needed" if share.low > 0 else "open"
 
 
-def _named(components: Components) -> str:
-    return "the baseline" if not components else " + ".join(sorted(components))
+def _named(components: Components, start: str) -> str:
+    return start if not components else " + ".join(sorted(components))
 
 
 def losses_in_words(without: Sequence[Share], needs: Mapping[str, Need], whole: str, guarded: Guarded = UNGUARDED) -> list[str]:
@@ -220,18 +222,19 @@ def _sentences(
     losses: Sequence[str],
     shapley: Sequence[Share],
     missing: Sequence[Components],
+    start: str,
 ) -> list[str]:
     said = []
     if path:
         steps = ", then ".join(f"{s.name} {s.mean:+.3g}" for s in path)
         said.append(
-            f"From baseline towards the winner: {steps}. The replicates that chose the winner and this order also measure it: it flatters."
+            f"From {start} towards the winner: {steps}. The replicates that chose the winner and this order also measure it: it flatters."
         )
     if stops is not None:
         said.append(f"The path ends there: {stops}.")
     said += losses
     if missing:
-        said.append(f"No Shapley values: {len(missing)} of the cells were not measured, first {_named(missing[0])}.")
+        said.append(f"No Shapley values: {len(missing)} of the cells were not measured, first {_named(missing[0], start)}.")
     elif shapley:
         known = [s for s in shapley if s.mean is not None]
         told = ", ".join(f"{s.name} {s.mean:+.3g}" for s in sorted(known, key=lambda s: -(s.mean or 0.0)))

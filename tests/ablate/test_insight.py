@@ -100,6 +100,41 @@ def test_a_factorial_tells_what_its_winner_needs_also_where_the_baseline_says_no
     assert sum(share["mean"] for share in told["shapley"]) == pytest.approx(0.2, abs=0.02)
 
 
+@pytest.mark.parametrize("default", [5, 4], ids=["the first levels are the trainer's defaults", "they are not"])
+def test_a_later_factorial_over_settings_that_the_baseline_leaves_out_keeps_the_arms_before_it(default: int) -> None:
+    """Arms of the first phase say nothing of u and v; the trainer takes the second factorial's first level for u, or another value."""
+    first = {"name": "first", "design": "one_at_a_time", "factors": {"x": [0, 1]}}
+    later = {"name": "later", "design": "factorial", "factors": {"u": [5, 6], "v": [0, 1]}}
+    found = study([first, later], baseline={"x": 0})
+
+    def truth(levels: Mapping[str, Any]) -> float:
+        return 0.3 + 0.2 * levels["x"] + 0.1 * (levels.get("u", default) - 4) + 0.1 * levels.get("v", 0)
+
+    conclusions, evidence = run(found, truth)
+    assert [one.winner for one in conclusions] == ["x=1", "u=6, v=1"]
+    if default == 5:  # the trainer's offers tell that these are the same trials
+        same = [arm.model_copy(update={"same_trials_as_baseline": arm.name == design.ALL_OFF}) for arm in conclusions[1].arms]
+        conclusions[1] = conclusions[1].model_copy(update={"arms": same})
+    told = insight.attribution(found, conclusions, evidence)
+    assert told is not None
+    assert set(told["components"]) == {"x", "u", "v"}
+    assert told["needs"]["u"] == told["needs"]["v"] == "needed"
+    said = " ".join(told["sentences"])
+    if default == 5:
+        assert [step["name"] for step in told["path"]] == ["x", "v", "u"] or [step["name"] for step in told["path"]] == ["x", "u", "v"]
+        assert told["ends"]
+        assert told["start"]["name"] == "baseline"
+        assert told["start"]["mean"] == pytest.approx(np.mean([one["score"] for one in evidence["first"][BASELINE].values()]))
+        assert "From the baseline towards the winner: x +0." in said
+        assert [] not in told["missing"]
+    else:
+        assert told["path"] == ()
+        assert told["start"] == {"name": "all first levels", "mean": None}
+        assert "no cell with one more component than all first levels shares a replicate with it" in said
+        assert "first all first levels." in said
+        assert "the baseline" not in said
+
+
 def test_leaving_one_out_tells_what_each_component_carries_also_where_the_winner_lacks_one() -> None:
     components = {name: {name: True} for name in "abc"}
     found = study([{"name": "parts", "design": "leave_one_out", "components": components}])

@@ -270,8 +270,7 @@ def test_the_waterfall_ends_at_the_sum_of_its_steps_in_the_metrics_own_direction
     ]
     document = {
         "objective": {"metric": "m", "direction": "maximize" if sign > 0 else "minimize"},
-        "attribution": {"path": path},
-        "phases": [{"arms": [{"name": "baseline", "metrics": {"m": 0.5}}]}],
+        "attribution": {"path": path, "start": {"name": "baseline", "mean": 0.5}},
     }
     bars = waterfall(document).data[0]
     assert bars.y == pytest.approx((0.5, sign * 0.1, sign * -0.02, 0.5 + sign * 0.08))
