@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ablate import design
-from ablate.conclusion import ArmVerdict, Conclusion, Evidence, series
+from ablate.conclusion import Conclusion, Evidence, Metrics, guard_states, series
 from ablate.stats import factorial, pairing
-from ablate.stats.attribution import Attribution, Components, attribute, losses, losses_in_words
+from ablate.stats.attribution import Attribution, Components, Guarded, attribute, losses, losses_in_words
+from ablate.stats.effects import mean
 from ablate.stats.looks import Looks
 from ablate.stats.power import POWER, detectable, noise_floor, replicates_needed
 from ablate.study import BASELINE, CONFIRMATION, Arm, Level, Levels, Phase, Study, Tune
@@ -18,6 +19,9 @@ from ablate.words import counted, listed, number, share
 
 Placed = Mapping[str, Mapping[str, Levels]]
 """Phase to arm to levels."""
+
+FIRST_LEVELS = "all first levels"
+"""What the cell without any component is called where it is not known to be the baseline's: that says nothing of a factorial's setting."""
 
 MOST_COMPONENTS = 8
 """More components have more cells than any study measures."""
@@ -70,18 +74,23 @@ def _left_out(study: Study, phase: Phase, conclusion: Conclusion, evidence: Evid
     without = {name: found[arm] for name in design.switches(phase) if (arm := design.without(name)) in found}
     if design.ALL_ON not in found or not without:
         return None
-    broken = {arm.name for arm in conclusion.arms if _breaks_a_guard(arm)}
-    ill = [name for name in without if design.without(name) in broken]
-    shares, needs = losses(found[design.ALL_ON], without, study.alpha, study.objective.smallest_effect, study.objective.sign, ill)
+    guards = {arm: _guards(study, evidence.get(arm, {})) for arm in found}
+    guarded = Guarded(guards[design.ALL_ON], {name: guards[design.without(name)] for name in without})
+    shares, needs = losses(found[design.ALL_ON], without, study.alpha, study.objective.smallest_effect, study.objective.sign, guarded)
     return {
         "without": [asdict(share) for share in shares],
         "needs": needs,
-        "sentences": [*_gains(study), *_so_far(conclusion.short.values()), *losses_in_words(shares, needs, f"the arm {design.ALL_ON}")],
+        "sentences": [
+            *_gains(study),
+            *_so_far(conclusion.short.values()),
+            *losses_in_words(shares, needs, f"the arm {design.ALL_ON}", guarded),
+        ],
     }
 
 
-def _breaks_a_guard(arm: ArmVerdict) -> bool:
-    return any(guard.value is not None and not guard.holds for guard in arm.guards)
+def _guards(study: Study, found: Mapping[int, Metrics]) -> dict[str, bool]:
+    """Guard to whether it holds, by the same trials, as far as they came, that the objective beside it is from."""
+    return {guard.guard: guard.holds for guard in guard_states(study.guards, found) if guard.value is not None}
 
 
 def _gains(study: Study) -> list[str]:
@@ -171,22 +180,30 @@ def attribution(
     components, ignored = _components(study, phases)
     if not 2 <= len(components) <= MOST_COMPONENTS:
         return None
-    cells: dict[Components, dict[int, float]] = {}
-    ill: set[Components] = set()
+    cells: dict[Components, dict[int, Metrics]] = {}
     origin = {path: level for conclusion in reversed(phases) for path, level in study.phase(conclusion.phase).off.items()} | study.baseline
+    unsaid, is_baseline = _unsaid(study, phases)
+    start = BASELINE if is_baseline else FIRST_LEVELS
     for conclusion in phases:
         for arm in conclusion.arms:
-            on = _cell(origin, arm.levels, components, ignored)
+            on = _cell(origin, {**unsaid, **arm.levels}, components, ignored)
             if on is not None:
-                values = series(evidence.get(conclusion.phase, {}).get(arm.name, {}), study.objective.metric)
-                cells.setdefault(on, {}).update({r: v for r, v in values.items() if math.isfinite(v)})
-                ill |= {on} if _breaks_a_guard(arm) else set()
+                known = evidence.get(conclusion.phase, {}).get(arm.name, {})
+                better = {r for r, v in series(known, study.objective.metric).items() if math.isfinite(v)}
+                cell = cells.setdefault(on, {})
+                cell |= {r: metrics for r, metrics in known.items() if r in better or r not in cell}
     names = [component.name for component in components]
-    found = attribute(names, cells, study.alpha, study.objective.smallest_effect, study.objective.sign, ill)
+    values = {on: {r: v for r, v in series(known, study.objective.metric).items() if math.isfinite(v)} for on, known in cells.items()}
+    guards = {on: _guards(study, known) for on, known in cells.items()}
+    found = attribute(
+        names, values, study.alpha, study.objective.smallest_effect, study.objective.sign, guards, "the baseline" if is_baseline else start
+    )
+    at = values.get(frozenset(), {}).values()
     return {
         **{key: value for key, value in asdict(found).items() if key != "missing"},
         "sentences": [*_gains(study), *_so_far([] if step is None else [step]), *found.sentences],
         "components": {component.name: component.on for component in components},
+        "start": {"name": start, "mean": mean(at)},
         "missing": [sorted(cell) for cell in found.missing],
         "ends": _ends(found, names),
     }
@@ -194,6 +211,24 @@ def attribution(
 
 def _ends(found: Attribution, names: Sequence[str]) -> bool:
     return len(found.path) == len(names)
+
+
+def _unsaid(study: Study, phases: Sequence[Conclusion]) -> tuple[Levels, bool]:
+    """First levels that factorials add to what was carried and that change nothing: their "all off" is the baseline's own trials.
+
+    Returns:
+        These levels, by which arms without them are completed, and whether they are all: no factorial adds others.
+    """
+    found: dict[str, Level] = {}
+    others = False
+    for conclusion in phases:
+        carried = conclusion.arm(BASELINE).levels
+        added = {path: level for path, level in study.phase(conclusion.phase).off.items() if path not in {**found, **carried}}
+        if any(arm.name == design.ALL_OFF and arm.same_trials_as_baseline for arm in conclusion.arms):
+            found |= added
+        else:
+            others |= bool(added)
+    return found, not others
 
 
 def _components(study: Study, phases: Sequence[Conclusion]) -> tuple[list[_Component], set[str]]:

@@ -13,7 +13,7 @@ from ablate.answer import Answer, answer
 from ablate.conclusion import Conclusion, Evidence, ended, mean_metrics
 from ablate.errors import LedgerError
 from ablate.ledger import Ledger, TrialRecord, Use
-from ablate.study import BASELINE, REFERENCES, Study
+from ablate.study import BASELINE, CONFIRMATION, REFERENCES, Study
 from ablate.thresholds import Threshold, thresholds
 from ablate.trial import TrialFiles, TrialResult, TrialState, at_rung, flatten, read_metrics, result_of
 from ablate.words import counted
@@ -73,10 +73,14 @@ class Results:
 
     @cached_property
     def attribution(self) -> dict[str, Any] | None:
-        """Which components of the winner did it (`insight.attribution`): at the rung that all reached, where one gave arms up."""
-        step = min((step for one in self.conclusions for step in one.short.values()), default=None)
-        found = {one.phase: self._evidence(one.phase) if step is None else self._at_rung(one.phase, step) for one in self.conclusions}
-        return insight.attribution(self.study, self.conclusions, found, step)
+        """Which components of the winner did it (`insight.attribution`): at the rung that all reached, where one gave arms up.
+
+        The confirmation measures none of its cells, so that its rungs do not count.
+        """
+        phases = [one for one in self.conclusions if one.phase != CONFIRMATION]
+        step = min((step for one in phases for step in one.short.values()), default=None)
+        found = {one.phase: self._evidence(one.phase) if step is None else self._at_rung(one.phase, step) for one in phases}
+        return insight.attribution(self.study, phases, found, step)
 
     @cached_property
     def fairness(self) -> dict[str, Any]:
@@ -287,13 +291,15 @@ class Results:
         return found
 
     def _at_rung(self, phase: str, step: int) -> Evidence:
-        """A phase's objective at a step, of every trial that came so far, whether it went on or not."""
+        """A phase's objective and guards at a step, of every trial that came so far with an objective, whether it went on or not."""
+        metric = self.study.objective.metric
+        names = [metric, *(guard.metric for guard in self.study.guards)]
         found: dict[str, dict[int, Mapping[str, float]]] = {}
         for use in self._uses:
             number = self._records[use.signature].attempt
             if use.phase == phase and number is not None:
-                known = at_rung(TrialFiles(self.root, use.signature).attempt(number), [self.study.objective.metric], step)
-                if known:
+                known = at_rung(TrialFiles(self.root, use.signature).attempt(number), names, step)
+                if metric in known:
                     found.setdefault(use.arm, {})[use.replicate] = known
         return found
 

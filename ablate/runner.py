@@ -204,9 +204,7 @@ class Stage:
                     racing = {arm.name: specs_of(phase.name, arm, decided.replicates.get(arm.name, 0)) for arm in arms}
                 self._complete(phase.name, racing, decided.until)
                 at_rungs[decided.until] = {name: self._at_rung(found, decided.until) for name, found in racing.items()}
-                if unheard := self._unheard(phase, decided.until, at_rungs[decided.until]):
-                    notes.append(unheard)
-                    self.ledger.event("rung", unheard)
+                notes += self._unheard(phase, decided.until, at_rungs[decided.until])
                 continue
             given = {arm: max(count, given.get(arm, 0)) for arm, count in decided.replicates.items()}
             with self.ledger.transaction():
@@ -237,12 +235,13 @@ class Stage:
         points: list[Point] = []
         also = [goal.metric for goal in tune.also]
         refused: list[operating.Refused] = []
+        notes: list[str] = []
         for size in tune.batches:
             told = [Told(point.levels, point.objective, point.feasible, tuple(point.others)) for point in points]
             with self.offers.kept_ready():
                 proposed = tuner.propose(told, size, lambda levels: self._infeasible(levels, refused))
             arms = [Arm(name=f"point {len(points) + i:02d}", levels=levels) for i, levels in enumerate(proposed)]
-            points += self._batch(phase, arms, replicates, also, halve=tune.halve)
+            points += self._batch(phase, arms, replicates, also, notes, halve=tune.halve)
             if len(proposed) < size:
                 break
         found = operating.operating(self.study, phase, tuner, points, refused)
@@ -255,10 +254,16 @@ class Stage:
         nowhere = f"{found['sentences'][0]} " if not points else ""
         which = f"The tuned point is {how}." if levels is not None else "No point can be recommended, so none met the baseline."
         reason = f"{concluded.reason} {nowhere}{which}"
-        return concluded.model_copy(update={"operating": found | {"how": how}, "reason": reason})
+        noted = list(dict.fromkeys([*notes, *concluded.notes]))
+        return concluded.model_copy(update={"operating": found | {"how": how}, "reason": reason, "notes": noted})
 
-    def _batch(self, phase: Phase, arms: Sequence[Arm], replicates: Sequence[int], also: Sequence[str], *, halve: bool) -> list[Point]:
-        """A batch of points on these replicates; where it is halved, the worse half on the first of them alone, and to the first rung."""
+    def _batch(
+        self, phase: Phase, arms: Sequence[Arm], replicates: Sequence[int], also: Sequence[str], notes: list[str], *, halve: bool
+    ) -> list[Point]:
+        """A batch of points on these replicates; where it is halved, the worse half on the first of them alone, and to the first rung.
+
+        A point that came to the rung and has no value there is in no half: it goes on, and a note is added.
+        """
         rung = min(self.study.rungs, default=None) if halve else None
         specs = {arm.name: self._specs(phase.name, arm, replicates[:1] if halve else replicates) for arm in arms}
         self._complete(phase.name, specs, rung)
@@ -267,7 +272,10 @@ class Stage:
         if halve:
             at_rung = {name: self._metrics(found) if rung is None else self._at_rung(found, rung) for name, found in specs.items()}
             first = [verdict.point(self.study, arm, at_rung[arm.name], replicates=1, rung=rung) for arm in arms]
-            going = verdict.better_half(self.study, first)
+            came = {name: at_rung[name] for name, found in specs.items() if rung is not None and self._came(found, rung)}
+            silent = self._silent(came)
+            going = [*verdict.better_half(self.study, [point for point in first if point.name not in silent]), *silent]
+            notes += [] if rung is None else self._unheard(phase, rung, came)
             specs |= {arm.name: self._specs(phase.name, arm, replicates) for arm in arms if arm.name in going}
             self._complete(phase.name, {name: specs[name] for name in going})
         points = []
@@ -350,15 +358,32 @@ class Stage:
                 found[spec.replicate] = known
         return found
 
-    def _unheard(self, phase: Phase, step: int, values: Evidence) -> str | None:
-        """Which arms have no value of the objective at a rung, so that it says nothing of them."""
+    def _came(self, specs: Sequence[trial.TrialSpec], step: int) -> bool:
+        """Whether any of these trials came to a rung: one that failed later did so too."""
+        for spec in specs:
+            record = self.ledger.trial(spec.signature)
+            if record.state is not trial.TrialState.FAILED:
+                return True
+            rows = [] if record.attempt is None else trial.read_metrics(trial.TrialFiles(self.root, spec.signature).attempt(record.attempt))
+            if rows and rows[-1][0] >= step:
+                return True
+        return False
+
+    def _silent(self, values: Evidence) -> list[str]:
+        """Arms without a value of the objective at a rung."""
         metric = self.study.objective.metric
-        silent = [arm for arm, found in values.items() if not any(metric in known for known in found.values())]
+        return [arm for arm, found in values.items() if not any(metric in known for known in found.values())]
+
+    def _unheard(self, phase: Phase, step: int, values: Evidence) -> list[str]:
+        """A note of the arms of which a rung says nothing, on record from then on; none where all have a value there."""
+        silent = self._silent(values)
         if not silent:
-            return None
+            return []
         who, nobody = ("no trial", "no arm is") if len(silent) == len(values) else (f"no trial of {listed(silent)}", "they are not")
         told = f"{phase.name}: {who} reports {self.study.objective.metric} by step {step}; {nobody} compared there."
-        return f"{told} Let the trainer report it by then, or take that rung out."
+        note = f"{told} Let the trainer report it by then, or take that rung out."
+        self.ledger.event("rung", note)
+        return [note]
 
     def _collapse(self, specs: Sequence[trial.TrialSpec]) -> Mapping[int, str]:
         found = {spec.replicate: trial.result_of(self.root, spec.signature) for spec in specs}

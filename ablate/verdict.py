@@ -294,8 +294,8 @@ def _survivors(study: Study, benefit: Paired, estimate: Estimate | None, broken_
     which = f"replicate{'s' if len(broken_down) > 1 else ''} {listed([str(replicate) for replicate in broken_down])}"
     said = "" if estimate is None else f": {_said(study, estimate, benefit.pairs)}"
     return (
-        f"Better in the replicates that it came through{said}. But in {which} its {study.objective.metric} is NaN or infinite and the "
-        f"baseline's is not, so what is left is the better part of it.{_left_out(benefit)}"
+        f"Better in the replicates that it came through{said}. But it broke down in {which} and the baseline did not, so what is left is "
+        f"the better part of it.{_left_out(benefit)}"
     )
 
 

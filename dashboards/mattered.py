@@ -41,11 +41,12 @@ def _attribution(document: Document) -> str:
     found, metric = document["attribution"], document["objective"]["metric"]
     needed = [name for name, need in found["needs"].items() if need.startswith("needed")]
     steps = found["path"]
-    heading = f"The way from baseline to winner: {counted(len(needed), 'component')} of {len(found['needs'])} shown to be needed"
+    start = found["start"]["name"]
+    heading = f"The way from {start} to winner: {counted(len(needed), 'component')} of {len(found['needs'])} shown to be needed"
     drawn = figure(
         waterfall(document),
         name="attribution",
-        title=f"From baseline to winner {title(metric)} gains most by {max(steps, key=lambda step: step['mean'])['name']}"
+        title=f"From {start} to winner {title(metric)} gains most by {max(steps, key=lambda step: step['mean'])['name']}"
         if steps
         else "The way is not measured",
         caption="Each bar is what the component adds on top of those to its left, over the replicates that both cells have. The replicates "
@@ -55,13 +56,13 @@ def _attribution(document: Document) -> str:
 
 
 def waterfall(document: Document) -> Figure:
-    """The baseline's mean, what each step of the greedy path adds, and where that leads."""
+    """Mean of the cell without any component (the baseline's), what each step of the greedy path adds, and where that leads."""
     import plotly.graph_objects as go
 
     metric, steps = document["objective"]["metric"], document["attribution"]["path"]
     sign = 1 if document["objective"]["direction"] == "maximize" else -1
-    start = next((arm["metrics"].get(metric) for arm in document["phases"][0]["arms"] if arm["name"] == "baseline"), None) or 0.0
-    names = ["baseline", *(step["name"] for step in steps), "reached"]
+    start = document["attribution"]["start"]["mean"] or 0.0
+    names = [document["attribution"]["start"]["name"], *(step["name"] for step in steps), "reached"]
     reached = start + sum(sign * step["mean"] for step in steps)
     drawn = go.Figure(layout={"template": "none"})
     drawn.add_trace(
@@ -192,6 +193,8 @@ def _map_caption(found: Document, axes: Sequence[str]) -> str:
         said += (
             f" Areas are predicted from them{kept}: not feasible is what lies nearest to a cross, or to a setting refused before training."
         )
+        if any("u" in row for row in found["regions"]["rows"]):
+            said += " Nothing is predicted of the grey ground beyond the outermost points."
     return f"{said} The rectangle is predicted to be as good as the best along each axis through the diamond."
 
 
@@ -199,6 +202,7 @@ AREAS = (
     ("g", "as good as the best (predicted)", GREEN),
     ("f", "feasible, not shown to be as good", SKY),
     ("x", "not feasible (predicted)", VERMILLION),
+    ("u", "not measured: beyond the outermost points", GREY),
 )
 """Letter of `stats.operating_range.Regions`, what it says, and its colour."""
 

@@ -80,7 +80,8 @@ class Regions:
     ys: tuple[float, ...]
     """Settings, evenly over what was searched (by their logarithms where those were searched)."""
     rows: tuple[str, ...]
-    """A letter a setting, a row for each of `ys`: `g` as good as the best, `f` feasible, `x` not feasible."""
+    """A letter a setting, a row for each of `ys`: `g` as good as the best, `f` feasible, `x` not feasible, `u` not known, beyond the
+    outermost measured point of a threshold."""
 
 
 @dataclass(frozen=True)
@@ -315,11 +316,11 @@ def _regions(
     steps = np.linspace(0, 1, _MAP)
     where = np.repeat(middle[None, :], _MAP * _MAP, axis=0)
     where[:, i], where[:, j] = np.tile(steps, _MAP), np.repeat(steps, _MAP)
-    feasible = _nearest(where, at, good)
+    known, feasible = _within(where, at), _nearest(where, at, good)
     as_good = np.zeros(len(where), dtype=bool)
     if smallest_effect is not None:
-        _, as_good = _sure(surrogate, where, feasible, smallest_effect, best)
-    letters = np.where(as_good, "g", np.where(feasible, "f", "x")).reshape(_MAP, _MAP)
+        _, as_good = _sure(surrogate, where, feasible & known, smallest_effect, best)
+    letters = np.where(as_good, "g", np.where(~known, "u", np.where(feasible, "f", "x"))).reshape(_MAP, _MAP)
     x, y = thresholds[i], thresholds[j]
     xs, ys = (tuple(_scaled(t, float(step)) for step in steps) for t in (x, y))
     return Regions(x.name, y.name, xs, ys, tuple("".join(row) for row in letters))

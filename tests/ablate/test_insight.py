@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ablate import design, insight
-from ablate.conclusion import Conclusion, Evidence, GuardState
+from ablate.conclusion import Conclusion, Evidence
 from ablate.study import BASELINE, Study
 from ablate.verdict import conclude
 
@@ -100,6 +100,41 @@ def test_a_factorial_tells_what_its_winner_needs_also_where_the_baseline_says_no
     assert sum(share["mean"] for share in told["shapley"]) == pytest.approx(0.2, abs=0.02)
 
 
+@pytest.mark.parametrize("default", [5, 4], ids=["the first levels are the trainer's defaults", "they are not"])
+def test_a_later_factorial_over_settings_that_the_baseline_leaves_out_keeps_the_arms_before_it(default: int) -> None:
+    """Arms of the first phase say nothing of u and v; the trainer takes the second factorial's first level for u, or another value."""
+    first = {"name": "first", "design": "one_at_a_time", "factors": {"x": [0, 1]}}
+    later = {"name": "later", "design": "factorial", "factors": {"u": [5, 6], "v": [0, 1]}}
+    found = study([first, later], baseline={"x": 0})
+
+    def truth(levels: Mapping[str, Any]) -> float:
+        return 0.3 + 0.2 * levels["x"] + 0.1 * (levels.get("u", default) - 4) + 0.1 * levels.get("v", 0)
+
+    conclusions, evidence = run(found, truth)
+    assert [one.winner for one in conclusions] == ["x=1", "u=6, v=1"]
+    if default == 5:  # the trainer's offers tell that these are the same trials
+        same = [arm.model_copy(update={"same_trials_as_baseline": arm.name == design.ALL_OFF}) for arm in conclusions[1].arms]
+        conclusions[1] = conclusions[1].model_copy(update={"arms": same})
+    told = insight.attribution(found, conclusions, evidence)
+    assert told is not None
+    assert set(told["components"]) == {"x", "u", "v"}
+    assert told["needs"]["u"] == told["needs"]["v"] == "needed"
+    said = " ".join(told["sentences"])
+    if default == 5:
+        assert [step["name"] for step in told["path"]] == ["x", "v", "u"] or [step["name"] for step in told["path"]] == ["x", "u", "v"]
+        assert told["ends"]
+        assert told["start"]["name"] == "baseline"
+        assert told["start"]["mean"] == pytest.approx(np.mean([one["score"] for one in evidence["first"][BASELINE].values()]))
+        assert "From the baseline towards the winner: x +0." in said
+        assert [] not in told["missing"]
+    else:
+        assert told["path"] == ()
+        assert told["start"] == {"name": "all first levels", "mean": None}
+        assert "no cell with one more component than all first levels shares a replicate with it" in said
+        assert "first all first levels." in said
+        assert "the baseline" not in said
+
+
 def test_leaving_one_out_tells_what_each_component_carries_also_where_the_winner_lacks_one() -> None:
     components = {name: {name: True} for name in "abc"}
     found = study([{"name": "parts", "design": "leave_one_out", "components": components}])
@@ -113,23 +148,41 @@ def test_leaving_one_out_tells_what_each_component_carries_also_where_the_winner
     assert told["sentences"][2].startswith("c can go: what the arm all on loses without it is below the smallest effect")
 
 
-def test_a_component_without_which_a_guard_is_broken_is_needed_whatever_the_objective_says() -> None:
-    def with_broken(conclusion: Conclusion, name: str) -> Conclusion:
-        broken = [GuardState(guard="health >= 1", metric="health", value=0.5, holds=False)]
-        return conclusion.model_copy(
-            update={"arms": [arm.model_copy(update={"guards": broken}) if arm.name == name else arm for arm in conclusion.arms]}
-        )
+HEALTH = [{"metric": "health", "at_least": 1.0}]
 
-    parts = study([{"name": "parts", "design": "leave_one_out", "components": {name: {name: True} for name in "abc"}}])
+
+def with_health(evidence: Evidence, health: Mapping[str, float]) -> Evidence:
+    """The same trials, which report their health too: 1 where it is not named."""
+    return {arm: {r: {**one, "health": health.get(arm, 1.0)} for r, one in results.items()} for arm, results in evidence.items()}
+
+
+def test_a_component_without_which_a_guard_is_broken_is_needed_whatever_the_objective_says() -> None:
+    parts = study([{"name": "parts", "design": "leave_one_out", "components": {name: {name: True} for name in "abc"}}], guards=HEALTH)
     (left,), evidence = run(parts, lambda levels: 0.3 + 0.2 * levels["a"])
-    told = insight.of_phase(parts, with_broken(left, "without b"), evidence["parts"])["left_out"]
+    told = insight.of_phase(parts, left, with_health(evidence["parts"], {"without b": 0.5}))["left_out"]
     assert told["needs"]["b"] == "needed for a guard"
-    assert "b is needed: without it the arm all on breaks a guard." in told["sentences"]
-    flags = study([FLAGS])
-    (all_of_them,), evidence = run(flags, only_together)
-    traced = insight.attribution(flags, [with_broken(all_of_them, "b=true")], evidence)
+    assert "b is needed: without it the arm all on breaks a guard, health >= 1." in told["sentences"]
+    flags = study([FLAGS], guards=HEALTH)
+    (adopted,), evidence = run(study([FLAGS]), only_together)
+    traced = insight.attribution(flags, [adopted], {"flags": with_health(evidence["flags"], {"b=true": 0.5})})
     assert traced is not None
     assert traced["needs"] == {"a": "needed for a guard", "b": "needed"}
+
+
+def test_a_component_that_breaks_a_guard_is_told_so_and_the_others_are_not_needed_for_it() -> None:
+    """All on, and all that keep c, break the guard: nobody is needed for what the whole does not keep."""
+    parts = study([{"name": "parts", "design": "leave_one_out", "components": {name: {name: True} for name in "abc"}}], guards=HEALTH)
+    (left,), evidence = run(parts, lambda levels: 0.3 + 0.2 * levels["a"] + 0.2 * levels["c"])
+    ill = {"all on": 0.5, "without a": 0.5, "without b": 0.5}
+    told = insight.of_phase(parts, left, with_health(evidence["parts"], ill))["left_out"]
+    assert told["needs"] == {"a": "needed", "b": "can go", "c": "breaks a guard"}
+    assert "c breaks a guard, health >= 1: the arm all on keeps it only without it." in told["sentences"]
+    assert not any("needed for" in sentence or "c is needed" in sentence for sentence in told["sentences"])
+    nobody = insight.of_phase(parts, left, with_health(evidence["parts"], ill | {"without c": 0.5}))["left_out"]
+    assert nobody["needs"] == {"a": "needed", "b": "can go", "c": "needed"}
+    assert nobody["sentences"][0] == "The arm all on breaks a guard itself, health >= 1; no measured removal of one component mends it."
+    unreported = insight.of_phase(parts, left, evidence["parts"])["left_out"]
+    assert unreported["needs"] == {"a": "needed", "b": "can go", "c": "needed"}
 
 
 def test_the_winner_over_two_phases_is_traced_to_what_it_needs() -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablate import gates, verdict
+from ablate import design, gates, verdict
 from ablate.answer import NOT_LEARNED
-from ablate.conclusion import Point
+from ablate.conclusion import Conclusion, Point
 from ablate.errors import LedgerError
 from ablate.ledger import Ledger
 from ablate.results import Results, timeless
-from ablate.study import BASELINE, REFERENCES, Arm, Study
+from ablate.study import BASELINE, CONFIRMATION, REFERENCES, Arm, Study
 from ablate.trial import Cause, Outcome, TrialFiles, TrialSpec, accept, metric_line
 
 STUDY: dict[str, Any] = {
@@ -46,8 +46,8 @@ STUDY: dict[str, Any] = {
 class Toy:
     """A study of two phases whose trials are written, not trained."""
 
-    def __init__(self, root: Path, *, reference: float = 0.29, hours: float = 0.0) -> None:
-        self.root, self.study = root, Study.model_validate(STUDY)
+    def __init__(self, root: Path, *, reference: float = 0.29, hours: float = 0.0, document: Mapping[str, Any] = STUDY) -> None:
+        self.root, self.study = root, Study.model_validate(document)
         self.noise = np.random.default_rng(0)
         self.ledger = Ledger(root / "toy" / "ledger.db")
         self.ledger.freeze({"study": self.study.model_dump(mode="json", by_alias=True), "base": {"steps": 100, "q": 0.5}}, "code", "data")
@@ -57,9 +57,13 @@ class Toy:
         self.references = {"untrained": self.arm(REFERENCES, untrained, reference)}
 
     def arm(
-        self, phase: str, arm: Arm, score: float, *, health: float = 0.5, replicates: range = range(4)
+        self, phase: str, arm: Arm, score: float, *, health: float = 0.5, replicates: range = range(4), early: float | None = None
     ) -> dict[int, Mapping[str, float]]:
-        """Finished trials of an arm, each streamed, accepted and recorded."""
+        """Finished trials of an arm, each streamed, accepted and recorded.
+
+        Args:
+            early: Health at step 1, where the score is that of the end; none: no health there, and a score of 0.
+        """
         self.ledger.add_arms(phase, [arm])
         found: dict[int, Mapping[str, float]] = {}
         for replicate in replicates:
@@ -73,7 +77,9 @@ class Toy:
             number = self.ledger.start_attempt(signature, "worker")
             files = TrialFiles(self.root, signature).attempt(number)
             files.directory.mkdir(parents=True)
-            files.metrics.write_text(metric_line(1, {"score": 0.0}) + metric_line(2, metrics))
+            files.metrics.write_text(
+                metric_line(1, {"score": 0.0} if early is None else {**metrics, "health": early}) + metric_line(2, metrics)
+            )
             files.summary.write_text(json.dumps({"collapse": "none" if health > 0.2 else "uniform"}))
             files.outcome.write_text(Outcome(signature, number, None, "", 1.5, metrics, (), {}, None).to_json())
             accept(self.root, {signature: number})
@@ -296,3 +302,33 @@ def test_frames_are_tidy(finished: Results) -> None:
 def test_a_study_that_never_ran_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="no such ledger"):
         Results(tmp_path, "nothing")
+
+
+def test_what_is_told_at_a_rung_has_the_guards_of_that_rung_and_the_confirmation_moves_no_rung(tmp_path: Path) -> None:
+    """The objective at step 1 was told beside guards of step 2, and a confirmation given up at a rung took all to its step."""
+    components = {name: {name: 1} for name in "ab"}
+    document = {**STUDY, "phases": [{"name": "flags", "design": "factorial", "components": components}]}
+    toy = Toy(tmp_path, document=document)
+    carried = {"x": 0, "p": 0.1}
+    scores, gains = {}, {BASELINE: 0.25, "a": 0.3, "b": 0.35, "a, b": 0.45}
+    phase = toy.study.phase("flags")
+    arms = design.expand(phase, carried)
+    assert {arm.name for arm in arms} == set(gains)
+    for arm in arms:
+        scores[arm.name] = toy.arm("flags", arm, gains[arm.name], early=0.05 if arm.name == "a" else 0.5)
+    found = verdict.conclude(toy.study, phase, arms, scores, origin=toy.origin, references={}, collapse={})
+    assert found.winner == "a, b"
+
+    def told(*conclusions: Conclusion) -> dict[str, Any]:
+        results = toy.results()
+        results.conclusions = list(conclusions)
+        assert results.attribution is not None
+        return results.attribution
+
+    ends = told(found)
+    assert ends["needs"] == {"a": "needed", "b": "needed"}, "at the end all keep the guard"
+    confirmation = found.model_copy(update={"phase": CONFIRMATION, "short": {"winner": 1}})
+    assert told(found, confirmation) == ends
+    at_rung = told(found.model_copy(update={"short": {"a": 1}}), confirmation)
+    assert at_rung["sentences"][0].startswith("What follows is as it stood at step 1")
+    assert at_rung["needs"] == {"a": "needed", "b": "needed for a guard"}, "without b the arm a is left, which breaks the guard there"

@@ -263,6 +263,42 @@ def test_the_worse_half_of_a_batch_is_measured_once_and_no_further_than_the_firs
     assert "Left out" not in said
 
 
+@pytest.mark.parametrize("silent", ["all", "some"])
+def test_points_that_report_nothing_by_the_rung_are_not_taken_for_the_worse_half(offers: Path, silent: str) -> None:
+    """A trainer that measures its objective at the end alone lost the whole tuning phase, without a word."""
+    when = "step == 4" if silent == "all" else "(step == 4 or config['x'] > 0.5)"
+    (offers / "plateau_trainer.py").write_text(PAUSING.replace("step, shown):", f"step, shown if {when} else {{}}):"))
+    document = a_study({"x": X}, sampler="qmc", tune=8, replicates=2, halve=True).model_dump(mode="json", by_alias=True)
+    found = document_of(Study.model_validate({**document, "rungs": [2]}), offers)
+    (phase,) = found["phases"]
+    unheard = [point for point in phase["points"] if silent == "all" or point["levels"]["x"] <= 0.5]
+    assert [(point["rung"], len(point["values"])) for point in unheard] == [(None, 2)] * len(unheard), "they run to their end"
+    heard = [point for point in phase["points"] if point not in unheard]
+    assert len(heard) == (0 if silent == "all" else 4)
+    assert sum(point["rung"] == 2 for point in heard) == len(heard) // 2, "of those that do report the worse half stops"
+    assert all(point["objective"] is not None for point in phase["points"])
+    assert phase["arms"][1]["name"] == "tuned"
+    told = [note for note in phase["notes"] if "by step 2" in note]
+    if silent == "all":
+        nobody = "thresholds: no trial reports score by step 2; no arm is compared there."
+        assert told == [f"{nobody} Let the trainer report it by then, or take that rung out."] * len(told)
+    else:
+        names = " and ".join(point["name"] for point in unheard if point in phase["points"][:4])
+        assert told[0].startswith(f"thresholds: no trial of {names} reports score by step 2; they are not compared there.")
+    assert len(told) >= 1
+
+
+def test_a_point_that_failed_before_the_rung_does_not_go_on(offers: Path) -> None:
+    failing = PAUSING.replace("    while step", "    if config['x'] > 0.7:\n        raise ValueError('planted')\n    while step")
+    (offers / "plateau_trainer.py").write_text(failing)
+    document = a_study({"x": X}, sampler="qmc", tune=8, replicates=2, halve=True).model_dump(mode="json", by_alias=True)
+    (phase,) = document_of(Study.model_validate({**document, "rungs": [2]}), offers)["phases"]
+    lost = [point for point in phase["points"] if point["levels"]["x"] > 0.7]
+    assert len(lost) >= 1
+    assert all(point["objective"] is None and not point["values"] for point in lost)
+    assert phase["notes"] == []
+
+
 def test_halving_needs_one_objective() -> None:
     with pytest.raises(ValueError, match="halve: expected one objective, by which the worse half is told"):
         a_study({"x": X}, halve=True, also=[{"metric": "cost"}])

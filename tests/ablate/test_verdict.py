@@ -160,7 +160,7 @@ def test_an_arm_that_breaks_down_where_the_baseline_does_not_is_never_adopted_fo
     arm = found.arm("cure")
     assert (arm.verdict, arm.broken_down, found.winner) == ("undecided", [1], "baseline")
     assert "Better in the replicates that it came through: score +0.15" in arm.reason
-    assert "But in replicate 1 its score is NaN or infinite and the baseline's is not" in arm.reason
+    assert "But it broke down in replicate 1 and the baseline did not" in arm.reason
     assert arm.p_adjusted is not None
     assert arm.p_adjusted < 0.05
 
@@ -172,6 +172,8 @@ def test_training_that_ended_by_its_numbers_counts_as_broken_down_and_a_crash_do
     assert decide(arms).arm("cure").verdict == "adopt"
     arm = decide(arms, diverged={"cure": [4]}).arm("cure")
     assert (arm.verdict, arm.broken_down) == ("undecided", [4])
+    assert "But it broke down in replicate 4 and the baseline did not" in arm.reason
+    assert "NaN or infinite" not in arm.reason, "it never reported one"
 
 
 def test_where_the_baseline_breaks_down_too_an_arm_may_be_adopted() -> None:

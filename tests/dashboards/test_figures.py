@@ -234,7 +234,7 @@ TUNED = {
         "thresholds": [{"name": "crops.foreground_threshold", "log": False}, {"name": "r", "log": False}],
         "spans": [],
         "recommended_levels": {"crops.foreground_threshold": -380, "r": 0.35},
-        "regions": {"x": "crops.foreground_threshold", "y": "r", "xs": [-500, 500], "ys": [0, 1], "rows": ["gf", "fx"]},
+        "regions": {"x": "crops.foreground_threshold", "y": "r", "xs": [-500, 0, 500], "ys": [0, 1], "rows": ["gfu", "fxu"]},
     },
 }
 
@@ -254,8 +254,12 @@ def test_the_map_shows_regions_and_calls_the_middle_recommended_only_where_the_s
     assert (star.x, star.y) == ((-500,), (0.5,))
     middle = kept["middle of the operating range"]
     assert (middle.x, middle.y) == ((-380,), (0.35,))
-    fields = [[list(row) for row in kept[word].z] for _, word, _ in AREAS]
-    assert fields == [[[1, None], [None, None]], [[None, 1], [1, None]], [[None, None], [None, 1]]]
+    fields = {letter: [list(row) for row in kept[word].z] for letter, word, _ in AREAS}
+    assert fields == {
+        letter: [[1 if found == letter else None for found in row] for row in TUNED["operating"]["regions"]["rows"]] for letter in "gfxu"
+    }
+    assert len({trace.colorscale for trace in kept.values() if trace.type == "heatmap"}) == 4, "each has a look of its own"
+    assert kept["not measured: beyond the outermost points"].showlegend
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -266,8 +270,7 @@ def test_the_waterfall_ends_at_the_sum_of_its_steps_in_the_metrics_own_direction
     ]
     document = {
         "objective": {"metric": "m", "direction": "maximize" if sign > 0 else "minimize"},
-        "attribution": {"path": path},
-        "phases": [{"arms": [{"name": "baseline", "metrics": {"m": 0.5}}]}],
+        "attribution": {"path": path, "start": {"name": "baseline", "mean": 0.5}},
     }
     bars = waterfall(document).data[0]
     assert bars.y == pytest.approx((0.5, sign * 0.1, sign * -0.02, 0.5 + sign * 0.08))

@@ -83,7 +83,7 @@ CASES = [
         [
             "more/a=true: expected a finite score, the objective, in replicate 1 but it is NaN or infinite",
             "Better in the replicates that it came through: score +0.",
-            "But in replicate 1 its score is NaN or infinite and the baseline's is not",
+            "But it broke down in replicate 1 and the baseline did not",
         ],
         "Undecided: none of 2 arms is adopted. 1 arm may yet help",
         gains={"a": 0.1},
@@ -92,7 +92,7 @@ CASES = [
     Case(
         "training ends by its numbers in one replicate of an arm that is better in the others",
         [{"where": A, "seeds": [1], "do": "diverge"}],
-        ["But in replicate 1 its score is NaN or infinite and the baseline's is not"],
+        ["But it broke down in replicate 1 and the baseline did not"],
         "Undecided: none of 2 arms is adopted. 1 arm may yet help",
         code=1,
         gains={"a": 0.1},

@@ -78,10 +78,11 @@ def test_regions_over_the_two_thresholds_that_matter_most_hold_what_was_planted(
     assert two is not None
     assert (two.x, two.y, two.xs[0], two.xs[-1], two.ys[0], two.ys[-1]) == (HU.name, RATIO.name, -700, 300, 0, 1)
     by_ratio = {ratio: set(row) for ratio, row in zip(two.ys, two.rows, strict=True)}
-    assert all(letters == {"x"} for ratio, letters in by_ratio.items() if ratio > 0.65)
+    assert all(letters <= {"x", "u"} for ratio, letters in by_ratio.items() if ratio > 0.65)
     assert all("x" not in letters for ratio, letters in by_ratio.items() if ratio < 0.35)
     assert "g" in by_ratio[0.35]
-    assert by_ratio[0.0] == {"f"}, "feasible, and .3 worse than the best"
+    lowest = min(ratio for ratio, letters in by_ratio.items() if letters != {"u"})
+    assert by_ratio[lowest] == {"f", "u"}, "feasible, and .3 worse than the best; nothing was measured beyond the outermost threshold"
 
 
 def test_one_threshold_has_no_map_and_what_is_not_sure_is_not_called_good() -> None:
@@ -140,6 +141,14 @@ def test_nothing_is_said_of_settings_beyond_the_outermost_measured_points() -> N
         assert span.low_open
         assert span.high_open
     assert found.share < 0.15
+    regions = found.regions
+    assert regions is not None
+    hus, ratios = ([p.levels[name] for p in middle] for name in (HU.name, RATIO.name))
+    for ratio, row in zip(regions.ys, regions.rows, strict=True):
+        for hu, letter in zip(regions.xs, row, strict=True):
+            measured_there = min(hus) <= hu <= max(hus) and min(ratios) <= ratio <= max(ratios)
+            assert (letter == "u") == (not measured_there), (hu, ratio, letter)
+    assert any("g" in row for row in regions.rows)
     assert "from 0.3" in found.sentences[2]
     assert "as far as points were measured" in found.sentences[2]
 
