@@ -524,7 +524,7 @@ class Study(_Strict):
     def rungs_of(self, phase: Phase) -> list[int]:
         """Steps at which the phase's arms are compared before their end: none where one arm alone meets what is carried.
 
-        The one effect is what such a phase is run for, so that stopping it spares nothing that is not wanted.
+        That one effect is what such a phase is run for.
         """
         return [] if phase.name == CONFIRMATION or isinstance(phase.design, Tune) else sorted(self.rungs)
 

@@ -422,3 +422,18 @@ def test_one_effect_is_not_stopped_at_a_rung_in_the_confirmation_nor_where_a_tun
     for phase in (found.confirmation, tuning):
         assert allocate(found, phase, [BASELINE, "winner"], {}, {}, {}).until is None, phase.name
     assert allocate(found, found.phases[0], [BASELINE, "winner"], {}, {}, {}).until == 20
+
+
+def test_a_check_that_was_over_before_other_arms_were_condemned_still_frees_all() -> None:
+    """Of the two, "arm 2" runs on in place of "arm 7" to check condemnation."""
+    found, names = study(), [BASELINE, "arm 2", "arm 7", "arm 8"]
+    shown = {BASELINE: [0.5] * 4, "arm 2": [0.1, 0.1], "arm 7": [0.1, 0.1, 0.9, 0.9], "arm 8": [0.1, 0.1]}
+    evidence = {name: {r: {"score": 0.3, "health": health} for r, health in enumerate(shown[name])} for name in names}
+
+    def condemned(among: list[str]) -> Collection[str]:
+        counts = {name: len(shown[name]) for name in among}
+        return allocate(found, found.phases[0], among, counts, {name: evidence[name] for name in among}, {}).stops.condemned
+
+    assert condemned([BASELINE, "arm 7", "arm 8"]) == []
+    assert condemned(names) == []
+    assert condemned([BASELINE, "arm 2", "arm 8"]) == ["arm 8"]
