@@ -274,12 +274,20 @@ def _cell(origin: Levels, levels: Levels, components: Sequence[_Component], igno
     return frozenset(name for name, on in states.items() if on)
 
 
-def fairness(study: Study, conclusions: Sequence[Conclusion], placed: Placed, base: Levels, failed: Mapping[str, int]) -> dict[str, Any]:
+def fairness(
+    study: Study,
+    conclusions: Sequence[Conclusion],
+    placed: Placed,
+    base: Levels,
+    failed: Mapping[str, int],
+    trials: Mapping[str, int],
+) -> dict[str, Any]:
     """What was equal in all arms, what was tuned and for whom, and over how many trials.
 
     Args:
         base: The trainer's settings, by path.
         failed: Arm (`phase/arm`) to trials of it that failed for good.
+        trials: Arm or point (`phase/arm`) to all trials of it.
     """
     arms = [levels for found in placed.values() for levels in found.values()] or [study.baseline]
     varied = sorted({path for one in arms for path in Arm(name="", levels=one).changes(Arm(name="", levels=study.baseline))})
@@ -287,16 +295,15 @@ def fairness(study: Study, conclusions: Sequence[Conclusion], placed: Placed, ba
     for conclusion in conclusions:
         phase = study.phase(conclusion.phase)
         if isinstance(phase.design, Tune):
-            points = len(conclusion.points)
-            trials = phase.design.trials(len(study.replicates_of_points(phase)), points)
-            tuned.append((phase.name, sorted(phase.factors), points, trials))
+            used = sum(trials.get(f"{phase.name}/{point.name}", 0) for point in conclusion.points)
+            tuned.append((phase.name, sorted(phase.factors), len(conclusion.points), used))
     counts = {f"{c.phase}/{a.name}": a.replicates for c in conclusions for a in c.arms}
     equal = len([path for path in base if path not in varied])
     known = f"{counted(equal, 'setting')}, all" if equal else "everything"
     what = f"{known} but {listed(varied)}" if varied else "everything"
     sentence = f"Equal in all arms: {what}; and, replicate by replicate, the seed (weights, order and crops as far as the trainer uses it)."
-    for name, settings, points, trials in tuned:
-        who = f"for the arm `tuned` of {name} alone, over {points} points and {trials} trials"
+    for name, settings, points, used in tuned:
+        who = f"for the arm `tuned` of {name} alone, over {points} points and {used} trials"
         sentence += f" Tuned: {listed(settings)}, {who}; the baseline keeps its own values of these."
     if not tuned:
         sentence += " Nothing was tuned for any arm."

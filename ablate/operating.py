@@ -82,8 +82,19 @@ def recommended(study: Study, found: Mapping[str, Any], points: Sequence[Point],
     if found["recommended_levels"] is not None:
         return {**ground, **found["held"], **found["recommended_levels"]}, "the middle of the operating range"
     if best is not None:
-        return best.levels, f"the best point ({best.name}, {study.objective.metric} {number(best.objective)}); no operating range is known"
+        return best.levels, f"{described(study, best, points)}; no operating range is known"
     return None, "no point is feasible"
+
+
+def described(study: Study, best: Point, points: Sequence[Point]) -> str:
+    """The best of these points with its objective, and from what that is guessed where the point was given up."""
+    most = max(len(point.values) for point in points)
+    guessed = ""
+    if best.rung is not None:
+        guessed = f", guessed from step {best.rung}"
+    elif len(best.values) < most:
+        guessed = f", guessed from {len(best.values)} of {counted(most, 'replicate')}"
+    return f"the best point ({best.name}, {study.objective.metric} {number(best.objective)}{guessed})"
 
 
 def pareto_front(study: Study, phase: Phase, points: Sequence[Point]) -> list[str]:

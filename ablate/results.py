@@ -87,7 +87,8 @@ class Results:
         """What was equal in all arms (`insight.fairness`)."""
         placed = {one.phase: {arm.name: arm.levels for arm in one.arms} for one in self.conclusions}
         failed = Counter(f"{one['phase']}/{one['arm']}" for one in self._failed())
-        return insight.fairness(self.study, self.conclusions, placed, self.base, failed)
+        trials = Counter(f"{use.phase}/{use.arm}" for use in self._uses)
+        return insight.fairness(self.study, self.conclusions, placed, self.base, failed, trials)
 
     @cached_property
     def problems(self) -> list[dict[str, Any]]:

@@ -248,7 +248,10 @@ class Stage:
         levels, how = operating.recommended(self.study, found, points, {**carried, **phase.set})
         if levels is not None and self._infeasible([levels], [])[0]:
             best = verdict.best_point(self.study, points)
-            levels, how = (None if best is None else best.levels), "the best point; the middle of the operating range cannot be trained"
+            levels, how = None, "the middle of the operating range, which cannot be trained, and no point is feasible"
+            if best is not None:
+                named = operating.described(self.study, best, points)
+                levels, how = best.levels, f"{named}; the middle of the operating range cannot be trained"
         arms = [Arm(name=BASELINE, levels=dict(carried)), *([Arm(name="tuned", levels=levels)] if levels is not None else [])]
         concluded = self._decide(phase, arms, plan.fresh_replicate(self.study, phase, tune), points)
         nowhere = f"{found['sentences'][0]} " if not points else ""

@@ -157,9 +157,14 @@ def point(
 
 
 def best_point(study: Study, points: Sequence[Point]) -> Point | None:
-    """The feasible point with the best mean objective, the earlier one of equals; none where no point is feasible."""
+    """The feasible point with the best mean objective, the earlier one of equals; none where no point is feasible.
+
+    One that was given up is it only where no feasible point ran whole: its objective is partly guessed.
+    """
     found = [point for point in points if point.feasible and point.objective is not None]
-    return max(found, key=lambda point: study.objective.sign * (point.objective or 0.0), default=None)
+    most = max((len(point.values) for point in found), default=0)
+    whole = [point for point in found if point.rung is None and len(point.values) == most]
+    return max(whole or found, key=lambda point: study.objective.sign * (point.objective or 0.0), default=None)
 
 
 def _guards(study: Study, found: Mapping[int, Metrics], *, early: bool) -> list[GuardState]:

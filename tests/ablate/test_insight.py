@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ablate import design, insight
-from ablate.conclusion import Conclusion, Evidence
+from ablate.conclusion import Conclusion, Evidence, Point
 from ablate.study import BASELINE, Study
 from ablate.verdict import conclude
 
@@ -234,12 +234,17 @@ def test_what_was_equal_and_what_was_tuned_is_one_line() -> None:
     found = study([FLAGS, tuned], baseline={"a": False, "b": False, "c": False, "w": "none", "t": 0.5})
     conclusions, _ = run(study([FLAGS], baseline=found.baseline), only_together)
     placed = {"flags": {arm.name: arm.levels for arm in conclusions[0].arms}}
-    told = insight.fairness(found, conclusions, placed, {"a": False, "b": False, "c": False, "lr": 0.1, "steps": 100}, {"flags/a=true": 2})
+    told = insight.fairness(
+        found, conclusions, placed, {"a": False, "b": False, "c": False, "lr": 0.1, "steps": 100}, {"flags/a=true": 2}, {}
+    )
     assert told["varied"] == ["a", "b", "c"]
     assert told["sentence"].startswith("Equal in all arms: 2 settings, all but a, b and c; and, replicate by replicate, the seed")
     assert "Nothing was tuned for any arm." in told["sentence"]
-    switches = insight.fairness(found, conclusions, placed, {"a": False, "b": False, "c": False}, {})
+    switches = insight.fairness(found, conclusions, placed, {"a": False, "b": False, "c": False}, {}, {})
     assert switches["sentence"].startswith("Equal in all arms: everything but a, b and c; and,")
     assert "2 trials of flags/a=true" in told["sentence"]
-    tuning = conclusions[0].model_copy(update={"phase": "tune", "points": []})
-    assert "Tuned: t, for the arm `tuned` of tune alone" in insight.fairness(found, [tuning], placed, {}, {})["sentence"]
+    points = [Point(name=name, levels={"t": 0.5}, objective=0.3, guards=[], feasible=True) for name in ("point 00", "point 01")]
+    tuning = conclusions[0].model_copy(update={"phase": "tune", "points": points})
+    used = {"tune/point 00": 6, "tune/point 01": 1, "tune/tuned": 6}
+    told = insight.fairness(found, [tuning], placed, {}, {}, used)
+    assert "Tuned: t, for the arm `tuned` of tune alone, over 2 points and 7 trials" in told["sentence"]

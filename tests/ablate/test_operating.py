@@ -13,7 +13,7 @@ from ablate.operating import operating, pareto_front, recommended
 from ablate.proposals import Told, Tuner
 from ablate.study import Arm, Levels, Phase, Study
 from ablate.thresholds import thresholds
-from ablate.verdict import point
+from ablate.verdict import best_point, point
 
 PHASE: dict[str, Any] = {
     "name": "tune",
@@ -115,6 +115,28 @@ def test_too_few_points_fall_back_on_the_best_and_say_so() -> None:
     levels, how = recommended(found, told, points[:3], found.baseline)
     assert levels in [one.levels for one in points[:3]]
     assert how.startswith("the best point (point 0")
+
+
+def test_a_point_that_was_given_up_is_recommended_only_for_want_of_one_that_ran_to_its_end_and_called_guessed() -> None:
+    found = study(PHASE)
+    tuner, measured = tuned(found, found.phases[0], cliff)
+    whole, lost = (point for point in measured[:2])
+    assert whole.feasible
+    short = [
+        whole.model_copy(update={"name": name, "objective": 9.0, "values": {0: 9.0}, "rung": rung, "guessed": guessed})
+        for name, rung, guessed in (("at a rung", 2, 0.3), ("once", None, 0.0))
+    ]
+    told = operating(found, found.phases[0], tuner, [whole, *short])
+    assert told["recommended_levels"] is None
+    levels, how = recommended(found, told, [*short, whole], found.baseline)
+    assert best_point(found, [*short, whole]) == whole
+    assert levels == whole.levels
+    assert "guessed" not in how
+    lost = lost.model_copy(update={"feasible": False})
+    _, of_a_rung = recommended(found, told, [short[0], lost], found.baseline)
+    assert of_a_rung.startswith("the best point (at a rung, score 9, guessed from step 2)")
+    _, of_once = recommended(found, told, [short[1], lost], found.baseline)
+    assert of_once.startswith(f"the best point (once, score 9, guessed from 1 of {len(lost.values)} replicates)")
 
 
 def test_a_front_holds_what_nothing_beats() -> None:
