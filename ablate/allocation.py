@@ -26,11 +26,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ablate.conclusion import Evidence, Metrics, Stops, guard_states, series
-from ablate.plan import CONFIRM_REPLICATE, fresh_replicate
+from ablate.plan import first_replicate
 from ablate.stats.effects import LEAST_PAIRS, paired
 from ablate.stats.looks import Looks
 from ablate.stats.stopping import FUTILE, early_chance, judge
-from ablate.study import BASELINE, CONFIRMATION, Guard, Phase, Replicates, Study, Tune
+from ablate.study import BASELINE, Guard, Phase, Replicates, Study
 from ablate.words import counted, listed, number, share
 
 HOPELESS = 0.05
@@ -272,11 +272,7 @@ def _borne_out(
 
 def _first_replicates(study: Study, phase: Phase, evidence: Evidence, count: int) -> dict[str, dict[int, Metrics]]:
     """What the first `count` replicates of every arm showed, those that failed left out."""
-    first = study.replicates_of(phase).first
-    if isinstance(phase.design, Tune):
-        first = fresh_replicate(study, phase, phase.design)
-    elif phase.name == CONFIRMATION:
-        first += CONFIRM_REPLICATE
+    first = first_replicate(study, phase)
     return {arm: {r: metrics for r, metrics in found.items() if r < first + count} for arm, found in evidence.items()}
 
 

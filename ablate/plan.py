@@ -17,13 +17,18 @@ CONFIRM_REPLICATE = 2000
 """The first replicate of the confirmation: nothing was chosen by it."""
 
 
-def fresh_replicate(study: Study, phase: Phase, tune: Tune) -> int:
-    """Where the competition of a tuned point begins: each call of `ablate tune` that adds points gets replicates of its own.
+def first_replicate(study: Study, phase: Phase) -> int:
+    """The number of the first replicate on which a phase's arms are compared: a fresh one for a tuned point and for the confirmation.
 
-    A user asks for more points because of what the last competition said; on the same replicates that would be one look too many.
+    Each call of `ablate tune` that adds points gets replicates of its own: a user asks for more points because of what the last
+    competition said, and on the same replicates that would be one look too many.
     """
+    if phase.name == CONFIRMATION:
+        return CONFIRM_REPLICATE + study.replicates.first
     counts = study.replicates_of(phase)
-    return FRESH_REPLICATE + counts.first + len(tune.more) * counts.at_most
+    if isinstance(phase.design, Tune):
+        return FRESH_REPLICATE + counts.first + len(phase.design.more) * counts.at_most
+    return counts.first
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ def plan(study: Study, offers: Offers, seconds_per_trial: float | None = None, f
     for index, phase in enumerate(study.phases):
         counts = study.replicates_of(phase)
         most = counts.at_most
-        first = fresh_replicate(study, phase, phase.design) if isinstance(phase.design, Tune) else counts.first
+        first = first_replicate(study, phase)
         replicates = range(first, first + most)
         arms = design.expand(phase, study.baseline) if index == 0 and not isinstance(phase.design, Tune) else []
         told_later = isinstance(phase.design, Tune) and study.confirm  # as the runner has it

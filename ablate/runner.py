@@ -142,10 +142,10 @@ class Stage:
             conclusion = self._tuned(phase, phase.design, carried)
         elif phase.name == CONFIRMATION:
             arms = [Arm(name=BASELINE, levels=dict(self.study.baseline)), Arm(name="winner", levels=dict(carried))]
-            conclusion = self._decide(phase, arms, plan.CONFIRM_REPLICATE + self.study.replicates.first, over=self.study.trainer.confirm)
+            conclusion = self._decide(phase, arms, over=self.study.trainer.confirm)
         else:
             self._look_again(phase, carried)
-            conclusion = self._decide(phase, design.expand(phase, carried), self.study.replicates_of(phase).first)
+            conclusion = self._decide(phase, design.expand(phase, carried))
         inert = self.offers.inert(self.offers.config(conclusion.winner_levels, 0))
         conclusion = conclusion.model_copy(update={"inert": [path for path in inert if path in conclusion.winner_levels]})
         if phase.name != CONFIRMATION:
@@ -163,15 +163,13 @@ class Stage:
                 if finding.level == "error":
                     self.ledger.event("preflight", f"{phase.name}: {arm.name}: {finding.path}: {finding.what} {finding.mend}")
 
-    def _decide(
-        self, phase: Phase, arms: Sequence[Arm], first: int, points: Sequence[Point] = (), over: Levels | None = None
-    ) -> Conclusion:
-        """Give replicates, from number `first` on, until nothing is open, and decide.
+    def _decide(self, phase: Phase, arms: Sequence[Arm], points: Sequence[Point] = (), over: Levels | None = None) -> Conclusion:
+        """Give replicates until nothing is open, and decide.
 
         Args:
             over: Settings of these trials over all others.
         """
-
+        first = plan.first_replicate(self.study, phase)
         kept: dict[tuple[str, str], list[trial.TrialSpec]] = {}
 
         def specs_of(place: str, arm: Arm, count: int) -> list[trial.TrialSpec]:
@@ -253,7 +251,7 @@ class Stage:
                 named = operating.described(self.study, best, points)
                 levels, how = best.levels, f"{named}; the middle of the operating range cannot be trained"
         arms = [Arm(name=BASELINE, levels=dict(carried)), *([Arm(name="tuned", levels=levels)] if levels is not None else [])]
-        concluded = self._decide(phase, arms, plan.fresh_replicate(self.study, phase, tune), points)
+        concluded = self._decide(phase, arms, points)
         nowhere = f"{found['sentences'][0]} " if not points else ""
         which = f"The tuned point is {how}." if levels is not None else "No point can be recommended, so none met the baseline."
         reason = f"{concluded.reason} {nowhere}{which}"
