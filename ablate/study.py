@@ -279,14 +279,10 @@ class Tune(_Strict):
         """Sizes of the batches in which points are asked for; those of the first call stay as they were when more are added."""
         return [min(self.batch, count - start) for count in (self.tune, *self.more) for start in range(0, count, self.batch)]
 
-    def trials(self, replicates: int, points: int | None = None) -> int:
-        """Trials of so many points (none: of all), each measured on so many replicates at most."""
-        left, count = self.points if points is None else points, 0
-        for size in self.batches:
-            batch = min(size, left)
-            left -= batch
-            count += batch * replicates if not self.halve else batch + -(-batch // 2) * (replicates - 1)
-        return count
+    def trials(self, replicates: int) -> int:
+        """Trials of all points, each measured on so many replicates at most."""
+        whole = [batch if not self.halve else -(-batch // 2) for batch in self.batches]
+        return self.points + sum(whole) * (replicates - 1)
 
     @model_validator(mode="after")
     def _one_for_cmaes(self) -> Tune:
