@@ -207,12 +207,14 @@ class Learner:
                 head.prototypes.grad = None
         trained = {name: [p for p in parameters if p.grad is not None] for name, parameters in self._parameters.items()}
         norms = {name: _gradient_norm(parameters) for name, parameters in trained.items()}
-        finite = all(math.isfinite(float(norm)) for norm in norms.values())
+        lengths = {name: float(norm) for name, norm in norms.items()}
+        finite = all(math.isfinite(length) for length in lengths.values())
         if not finite and (not self.scaler.is_enabled() or self.scaler.get_scale() < LEAST_SCALE):
             raise NotFinite("the gradient is not finite")
         if finite and loop.clip_norm:
             for name, parameters in trained.items():
-                torch.nn.utils.clip_grads_with_norm_(parameters, loop.clip_norm, norms[name])
+                if lengths[name] + 1e-6 > loop.clip_norm:  # as torch has it; else it multiplies all of them by 1
+                    torch.nn.utils.clip_grads_with_norm_(parameters, loop.clip_norm, norms[name])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, loop) * group["lr_factor"]
             group["weight_decay"] = weight_decay(step, loop) if group["decays"] else 0.0
@@ -220,7 +222,7 @@ class Learner:
         self.scaler.update()
         if finite:
             average(*self._averaged, teacher_momentum(step, loop))
-        return {name: float(norm) for name, norm in norms.items()}, finite
+        return lengths, finite
 
 
 def _gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
