@@ -21,6 +21,7 @@ from trainer.config import schema
 from trainer.preflight import preflight
 
 ROOT = Path(__file__).parents[1]
+EXHAUSTIVE = ROOT / "studies/reports/collapse_exhaustive.json"
 
 
 def main(report: Path, phase: str) -> None:
@@ -49,4 +50,4 @@ def main(report: Path, phase: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "studies/reports/collapse_exhaustive.json", sys.argv[2] if len(sys.argv) > 2 else "flags")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else EXHAUSTIVE, sys.argv[2] if len(sys.argv) > 2 else "flags")
