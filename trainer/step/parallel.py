@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -48,6 +49,8 @@ def together(device: torch.device) -> Iterator[None]:
     dist.init_process_group(backend, timeout=datetime.timedelta(minutes=TIMEOUT_MIN), **place)
     try:
         yield
+        gc.collect()  # what still holds the group would end its threads after the interpreter, which aborts the process
+        dist.barrier()  # nobody leaves while another one works
     finally:
         dist.destroy_process_group()
 
