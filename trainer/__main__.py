@@ -47,6 +47,8 @@ COMMANDS = {
 """What else the first word may ask for: `module:function`, called with the words after it; returns the exit code."""
 
 EXIT_DONE, EXIT_FAILED, EXIT_INVALID, EXIT_INTERRUPTED = 0, 1, 2, 3
+EXIT_PIPE = 128 + signal.SIGPIPE
+"""As a shell says of a program that nobody reads any more."""
 KEPT = 8
 """Measures that the alarm looks back on, and some more."""
 WATCHED = ("train/loss_total", "train/prototype_entropy_foreground", "train/foreground_mutual_information", "probe/local_to_global_mrr")
@@ -114,6 +116,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INVALID
 
 
+def entry() -> int:
+    """`main`, for a shell: who stops reading (`| head`) ends the program, and that is no failure of it."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it closes it
+        return EXIT_PIPE
+    return code
+
+
 def _train(config: TrainerConfig, directory: Path, overrides: Sequence[str]) -> int:
     from trainer.train import NonFiniteLoss, train
 
@@ -158,4 +171,4 @@ def _table(metrics: Mapping[str, float], directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

@@ -18,7 +18,7 @@ from trainer.data.errors import AccessError, CacheError, DataError
 from trainer.data.finding import Source, name_tables
 from trainer.data.grid import Turn, resampled, resampled_size
 from trainer.data.images import Image, image
-from trainer.data.masks import read_masks
+from trainer.data.masks import Masks, read_masks
 from trainer.data.units import judge, value_counts
 from trainer.data.volumes import Scan
 
@@ -26,6 +26,8 @@ VERSION = 2
 """Goes into the cache's keys and the data hash: raise it whenever a voxel changes."""
 
 LOWEST_HU, HIGHEST_HU = -1024, 3071
+LEAST_SPACING_MM, MOST_SPACING_MM = 0.02, 20.0
+"""Beyond what CT scanners write, micro-CT of specimens included."""
 _COUNTED_VOXELS = 1 << 19
 """Voxels counted at once: far more than there are values, as each count begins with a row of zeros for all values."""
 
@@ -165,10 +167,24 @@ def _read_into(cache: Cache, key: str, contents: str, source: Source, data: Data
         hu=(int(values[0]), int(values[-1])),
         air_share=float(counts[: 32768 - 500].sum() / counts.sum()),
         labels=None if masks is None else masks.names,
-        warning=None if verdict.warning is None else f"{source.files[0]}: {verdict.warning}",
+        warning="; ".join(_doubts(source, native, masks, verdict.warning)) or None,
     )
     cache.keep_text(f"{key}.json", json.dumps(record.as_json()))
     return record
+
+
+def _doubts(source: Source, spacing_mm: tuple[float, float, float], masks: Masks | None, said: str | None) -> Iterator[str]:
+    """What can be read but is hardly meant."""
+    if said is not None:
+        yield f"{source.files[0]}: {said}"
+    if min(spacing_mm) < LEAST_SPACING_MM or max(spacing_mm) > MOST_SPACING_MM:
+        got = " x ".join(f"{one:g}" for one in spacing_mm)
+        yield (
+            f"{source.files[0]}: expected voxels of {LEAST_SPACING_MM:g} to {MOST_SPACING_MM:g} mm but got {got}: written in another unit? "
+            "Write the spacing in mm."
+        )
+    if masks is not None and not masks.names:
+        yield f"{source.labels[0]}: expected organs in the labels but every voxel is 0. Leave the file out, or export it again."
 
 
 def _counts(found: Image, source: Source) -> Int64[np.ndarray, "65536"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -61,6 +62,17 @@ def test_check_names_scans_smaller_than_a_crop_and_a_folder_without_any(folder: 
     assert "does not exist" in capsys.readouterr().out
 
 
+def test_check_doubts_a_spacing_in_another_unit_and_labels_of_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volume(folder / "b.nii.gz", VOXELS + 1, (0.002, 0.002, 0.003))
+    volume(folder / "a_labels.nii.gz", np.zeros_like(LABELS), (2.0, 2.0, 3.0))
+    assert main(["check", str(folder), cache(folder), *SMALL, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["problems"] == []
+    assert [note.split(": ")[0].rsplit("/", 1)[-1] for note in told["notes"]] == ["a_labels.nii.gz", "b.nii.gz"]
+    assert "every voxel is 0" in told["notes"][0]
+    assert "0.003 x 0.002 x 0.002: written in another unit?" in told["notes"][1]
+
+
 def test_show_draws_slices_in_their_proportions_and_says_size_and_labels(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +111,16 @@ def test_the_module_runs_the_command(folder: Path) -> None:
         [sys.executable, "-m", "trainer", "data", "check", str(folder), cache(folder), *SMALL], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["data", "index", "{folder}", "{cache}", "--json"]])
+def test_who_stops_reading_ends_it_without_a_traceback(folder: Path, words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    asked = [sys.executable, "-m", "trainer", *(word.format(folder=folder, cache=cache(folder)) for word in words)]
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(asked, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.fixture

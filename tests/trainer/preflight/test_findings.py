@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from trainer.__main__ import main
-from trainer.config import TrainerConfig, from_mapping, schema, sinkhorn_columns
+from trainer.config import TrainerConfig, from_mapping, presets, schema, sinkhorn_columns
 from trainer.data import Batch, Scan, load_scans
 from trainer.data.batches import batches
 from trainer.loss import draw_masks
-from trainer.preflight import Finding, preflight, start
+from trainer.preflight import Finding, preflight, schedule, start
 from trainer.preflight.sampling import draw, identical_share
 from trainer.preflight.schedule import masked_columns
 from trainer.preflight.start import crops_looked_at, mutual_information
@@ -38,6 +38,7 @@ PLANTED: list[tuple[str, str, dict[str, object]]] = [
     ("warning", "loss.teacher_temperature", {"loss.teacher_temperature_start": 0.2, "loss.teacher_temperature_warmup_steps": 10}),
     ("warning", "loop.ema", {"loop.ema": 0.5}),
     ("warning", "loop.ema", {"loop.ema": 0.9999, "loop.ema_end": 1.0}),
+    ("info", "loop.ema", {"loop.batch_size": 8, "loop.steps": 4000}),
     ("warning", "loop.lr", {"loop.lr": 0.05}),
     ("warning", "loop.warmup_steps", {"loop.warmup_steps": 60}),
     ("warning", "loss.teacher_temperature_warmup_steps", {"loss.teacher_temperature_warmup_steps": 80}),
@@ -120,6 +121,26 @@ def test_the_drawn_overlaps_are_those_of_training() -> None:
     drawn = draw(settings)
     assert drawn.iou.min() >= 0.3
     assert (drawn.containment == 1).all()
+
+
+def test_a_teacher_too_fast_for_its_batch_is_one_that_averages_over_few_scans() -> None:
+    """The same momentum is slow enough for a large batch, a slower one for a small batch; a short run has no room for it."""
+
+    def memory(ema: float, batch: int, steps: int) -> list[object]:
+        config = from_mapping({"loop.ema": ema, "loop.batch_size": batch, "loop.steps": steps})
+        return [found["value"] for found in schedule.findings(config) if found["path"] == "loop.ema"]
+
+    assert memory(0.99, 8, 4000) == [pytest.approx(800)]
+    assert memory(0.99, 64, 4000) == []
+    assert memory(0.998, 8, 40_000) == []
+    assert memory(0.99, 8, 1000) == []
+    (found,) = (one for one in schedule.findings(from_mapping({"loop.batch_size": 8, "loop.steps": 4000})) if one["path"] == "loop.ema")
+    assert str(found["mend"]).startswith("Try loop.ema=0.995,"), "a twentieth of the run"
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_no_schedule_of_a_preset_is_spoken_against(preset: str) -> None:
+    assert schedule.findings(schema(preset)) == []
 
 
 def test_columns_are_those_of_the_optimizer_step_whatever_it_is_cut_into() -> None:
