@@ -42,7 +42,7 @@ docs: $(VENV)/.installed-dev
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
 
-BENCHMARKS := crops peer_step indexing commands report overhead scale fleet first_step metric_points step step_floor sequential early tuning verdicts preflight_ranking
+BENCHMARKS := crops peer_step indexing commands report overhead scale fleet first_step metric_points logging_share step step_floor sequential early tuning verdicts preflight_ranking
 
 bench: $(addprefix bench-,$(BENCHMARKS))
 

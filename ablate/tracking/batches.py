@@ -13,6 +13,9 @@ from ablate.tracking.base import Points
 METRICS_A_BATCH = 999
 """MLflow takes 1000 items a batch, the tag with it included."""
 
+POINTS_A_PORTION = 10 * METRICS_A_BATCH
+"""After each is noted how far it came: what a killed telling tells again."""
+
 ITEMS_A_BATCH = 90
 """MLflow takes 100 params and 100 tags a batch."""
 
@@ -34,14 +37,14 @@ def unsaid(points: Points, logged: str | None, *, whole: bool) -> Points:
     return new or (points[-1:] if whole else [])
 
 
-def batches(points: Points) -> Iterator[tuple[list[tuple[int, str, float]], int | None]]:
-    """Values in batches that MLflow takes, each with the last step that it completes, if any."""
+def portions(points: Points) -> Iterator[tuple[list[tuple[int, str, float]], int | None]]:
+    """Values in portions, each with the last step that it completes, if any."""
     values = [(step, name, value) for step, metrics in points for name, value in sorted(metrics.items())]
-    for start in range(0, len(values), METRICS_A_BATCH):
-        batch = values[start : start + METRICS_A_BATCH]
-        rest = values[start + METRICS_A_BATCH : start + METRICS_A_BATCH + 1]
-        steps = [step for step, _, _ in batch if not rest or step < rest[0][0]]
-        yield batch, max(steps, default=None)
+    for start in range(0, len(values), POINTS_A_PORTION):
+        portion = values[start : start + POINTS_A_PORTION]
+        rest = values[start + POINTS_A_PORTION : start + POINTS_A_PORTION + 1]
+        steps = [step for step, _, _ in portion if not rest or step < rest[0][0]]
+        yield portion, max(steps, default=None)
 
 
 @lru_cache(maxsize=4096)

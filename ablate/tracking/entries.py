@@ -28,12 +28,18 @@ REPORTS = ("report.html", "report.pdf", "report.md")
 LARGEST_BYTES = 32 * 2**20
 """A larger file stays where it is: the tracker is for looking, not for keeping."""
 
+ENDED = (TrialState.DONE, TrialState.FAILED)
+
 STATUS: dict[TrialState, Status] = {
     TrialState.QUEUED: "SCHEDULED",
     TrialState.RUNNING: "RUNNING",
     TrialState.DONE: "FINISHED",
     TrialState.FAILED: "FAILED",
 }
+
+
+Told = dict[str, object]
+"""What entries were made from when they were told, by key; entries that ended and were made from equal things are not made again."""
 
 
 class StudyEntries:
@@ -65,18 +71,32 @@ class StudyEntries:
         self.study = None if self.frozen is None else Study.model_validate(self.frozen.document["study"])
         self.verdicts = {(c.phase, arm.name): arm.verdict for c in self.conclusions for arm in c.arms}
 
-    def all(self) -> Iterator[Entry]:
-        """Trials that began, then the arms of concluded phases, then the study; nothing before the study is frozen."""
+    def all(self, told: Told | None = None) -> Iterator[Entry]:
+        """Trials that began, then the arms of concluded phases, then the study; nothing before the study is frozen.
+
+        Args:
+            told: What it holds unchanged is left out, and what the caller has done with (asked for the next one) is added. So a look at
+                trials that ended reads the ledger alone, not their files.
+        """
         if self.study is None or self.frozen is None:
             return
+        told = {} if told is None else told
         for record in self.records:
-            entry = self._trial(self.study, record)
-            if entry is not None:
-                yield entry
+            uses = self.uses.get(record.signature, [])
+            source = (record, uses, self._verdict_tags(uses))
+            if told.get(record.signature) != source:
+                entry = self._trial(self.study, record)
+                if entry is not None:
+                    yield entry
+                    if record.state in ENDED:
+                        told[record.signature] = source
         arms = [(conclusion, arm) for conclusion in self.conclusions for arm in conclusion.arms]
         for position, (conclusion, arm) in enumerate(arms):
-            # MLflow's table shows the newest first: so the arms stand there in the study's order.
-            yield self._arm(self.study, conclusion, arm, started=self.frozen.created - position / 1000)
+            key = f"{conclusion.phase}/{arm.name}"
+            if told.get(key) != (position, conclusion):
+                # MLflow's table shows the newest first: so the arms stand there in the study's order.
+                yield self._arm(self.study, conclusion, arm, started=self.frozen.created - position / 1000)
+                told[key] = (position, conclusion)
         yield self._study(self.study, self.frozen.document, self.frozen.created)
 
     def about(self, experiment: str) -> dict[str, str]:
@@ -97,7 +117,7 @@ class StudyEntries:
         uses = self.uses.get(record.signature, [])
         spec = TrialSpec.from_json(files.spec.read_text(encoding="utf-8"))
         state = TrialState.DONE if result is not None else record.state
-        ended = state in (TrialState.DONE, TrialState.FAILED)
+        ended = state in ENDED
         names = _listed(use.arm for use in uses)
         return Entry(
             key=f"trial:{record.signature}",

@@ -14,6 +14,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,8 @@ import psutil
 from ablate.errors import AblateError
 from ablate.tracking.base import Entry, Synced, TrackerDown
 from ablate.tracking.batches import LONGEST_EXPERIMENT_TAG, unsaid
-from ablate.tracking.entries import StudyEntries
+from ablate.tracking.entries import StudyEntries, Told
+from ablate.tracking.points import Writer, writer_of
 from ablate.tracking.registry import register, winner_of
 from ablate.tracking.sending import KEY, LOGGED, VERSION, Known, created, end, experiment_of, log_artifacts, log_data, runs_of, send
 from ablate.tracking.store import (
@@ -43,8 +45,11 @@ from ablate.tracking.views import view_url
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-INTERVAL_S = 3.0
-"""Between two looks of a follower."""
+INTERVAL_S, LONGEST_INTERVAL_S = 3.0, 60.0
+"""Between two looks of a follower, at least and at most."""
+
+SHARE = 0.01
+"""Of a CPU core, what looks may take: the costlier the last one was, the later comes the next."""
 
 
 class MlflowTracker:
@@ -57,6 +62,7 @@ class MlflowTracker:
         self.root, self.study = root, study
         self.experiment: str | None = None
         self._client: MlflowClient | None = None
+        self._write: Writer | None = None
         self._known: dict[str, Known] = {}
         self._about: dict[str, str] = {}
 
@@ -67,12 +73,12 @@ class MlflowTracker:
             TrackerDown: MLflow cannot be reached or refuses.
         """
         with self._reaching():
-            client, experiment = self._opened()
+            client, write, experiment = self._opened()
             made = points = count = 0
             for entry in entries:
                 count += 1
                 made += entry.key not in self._known
-                points += self._tell(client, experiment, entry)
+                points += self._tell(client, write, experiment, entry)
             self._tell_about(client, experiment, about(experiment))
         return Synced(count, made, points, without_secrets(tracking_uri(self.root)), experiment)
 
@@ -84,7 +90,7 @@ class MlflowTracker:
             TrainerError: There is nothing to register, or the trainer cannot export it.
         """
         with self._reaching():
-            client, _ = self._opened()
+            client, _, _ = self._opened()
             chosen = winner_of(found)
             known = self._known.get(f"trial:{chosen.result.signature}")
             if known is None:
@@ -103,14 +109,14 @@ class MlflowTracker:
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise TrackerDown(without_secrets(f"{tracking_uri(self.root)}: {text[0][:300]}")) from error
 
-    def _opened(self) -> tuple[MlflowClient, str]:
-        if self._client is None or self.experiment is None:
+    def _opened(self) -> tuple[MlflowClient, Writer, str]:
+        if self._client is None or self._write is None or self.experiment is None:
             client = connected(self.root)
             self.experiment = experiment_of(client, self.study, artifact_root(self.root))
             self._known = {run.tags[KEY]: run for run in runs_of(client, self.experiment) if KEY in run.tags}
             self._about = dict(client.get_experiment(self.experiment).tags)
-            self._client = client
-        return self._client, self.experiment
+            self._client, self._write = client, writer_of(client)
+        return self._client, self._write, self.experiment
 
     def _tell_about(self, client: MlflowClient, experiment: str, about: Mapping[str, str]) -> None:
         for name, text in about.items():
@@ -119,14 +125,14 @@ class MlflowTracker:
                 client.set_experiment_tag(experiment, name, said)
                 self._about[name] = said
 
-    def _tell(self, client: MlflowClient, experiment: str, entry: Entry) -> int:
+    def _tell(self, client: MlflowClient, write: Writer, experiment: str, entry: Entry) -> int:
         """One entry: what changed of its tags, what is new of its params and points, its artifacts once a version."""
         known = self._known.get(entry.key)
         if known is None:
             known = self._known[entry.key] = created(client, experiment, entry)
         fresh = entry.version is None or known.tags.get(VERSION) != entry.version
         points = unsaid(entry.points(), known.tags.get(LOGGED), whole=entry.version is not None) if fresh else []
-        sent = send(client, known, entry, points)
+        sent = send(client, write, known, entry, points)
         if fresh and entry.version is not None:
             log_artifacts(client, known.run_id, entry.artifacts())
             log_data(client, known.run_id, entry.data())
@@ -210,23 +216,26 @@ def follow(root: Path, study: str, pid: int) -> None:
     controller = _process(pid)
     said = ""
     with locked(root / study / "tracking.lock", timeout_s=600):
-        tracker = MlflowTracker(root, study)
-        alive = True
+        tracker, told = MlflowTracker(root, study), Told()
+        alive, pause_s = True, INTERVAL_S
         while alive:
-            alive = _still_lives(controller)
-            line = _told(tracker)
+            alive = _still_lives(controller, pause_s)
+            opened, began = tracker.experiment is not None, time.process_time()
+            line = _told(tracker, told if alive else Told())
+            if opened:  # the first look imports mlflow
+                pause_s = min(max((time.process_time() - began) / SHARE, INTERVAL_S), LONGEST_INTERVAL_S)
             if line != said and line:
                 print(line, flush=True)
             said = line
 
 
-def _told(tracker: MlflowTracker) -> str:
-    """One look of a follower; what went wrong, or nothing."""
+def _told(tracker: MlflowTracker, told: Told) -> str:
+    """One look of a follower, at what it has not told yet; what went wrong, or nothing."""
     if not (tracker.root / tracker.study / "ledger.db").exists():
         return ""
     try:
         found = StudyEntries(tracker.root, tracker.study)
-        tracker.tell(found.all(), found.about)
+        tracker.tell(found.all(told), found.about)
     except (AblateError, OSError, ValueError) as error:
         return _failure(tracker.study, error)
     return ""
@@ -239,12 +248,12 @@ def _process(pid: int) -> psutil.Process | None:
         return None
 
 
-def _still_lives(controller: psutil.Process | None) -> bool:
-    """Wait for the controller's end, but not for longer than one interval."""
+def _still_lives(controller: psutil.Process | None, at_most_s: float) -> bool:
+    """Wait for the controller's end, but not for longer than this."""
     if controller is None:
         return False
     try:
-        controller.wait(INTERVAL_S)
+        controller.wait(at_most_s)
     except psutil.TimeoutExpired:
         return True
     return False

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablate.tracking.base import Artifact, DataSet, Entry, Points
-from ablate.tracking.batches import ITEMS_A_BATCH, LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG, batches, key_of
+from ablate.tracking.batches import ITEMS_A_BATCH, LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG, key_of, portions
+from ablate.tracking.points import Writer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY, LOGGED, VERSION = "ablate.key", "ablate.logged_step", "ablate.version"
 """Tags by which a later telling knows what an earlier one did."""
-
-NOTED_BATCHES = 10
-"""Each note of how far it came is a commit of its own."""
 
 
 @dataclass
@@ -55,17 +53,17 @@ def runs_of(client: MlflowClient, experiment: str) -> Iterator[Known]:
 
 def created(client: MlflowClient, experiment: str, entry: Entry) -> Known:
     started_ms = int(entry.started * 1000)
-    tags = {KEY: entry.key, "kind": entry.tags.get("kind", "")}
+    tags = dict(list({KEY: entry.key, **_tags(entry)}.items())[:ITEMS_A_BATCH])
     run = client.create_run(experiment, start_time=started_ms, run_name=entry.name[:LONGEST_NAME], tags=tags)
-    return Known(run.info.run_id, started_ms, run.info.status, {KEY: entry.key})
+    return Known(run.info.run_id, started_ms, run.info.status, dict(tags))
 
 
-def send(client: MlflowClient, known: Known, entry: Entry, points: Points) -> int:
-    """Everything that fits a batch; now and then with the step up to which points are logged: after a kill the rest is told again, which
-    makes no doubles."""
-    from mlflow.entities import Metric, Param, RunTag
+def send(client: MlflowClient, write: Writer, known: Known, entry: Entry, points: Points) -> int:
+    """Everything that fits a portion; after each the step up to which points are logged: after a kill the rest is told again, which makes
+    no doubles."""
+    from mlflow.entities import Param, RunTag
 
-    changed = {key_of(k): v[:LONGEST_TAG] for k, v in entry.tags.items()}
+    changed = _tags(entry)
     tags = [RunTag(k, v) for k, v in changed.items() if known.tags.get(k) != v]
     new = {key_of(k): v[:LONGEST_PARAM] for k, v in entry.params.items()}
     params = [Param(k, v) for k, v in new.items() if k not in known.params]
@@ -75,33 +73,33 @@ def send(client: MlflowClient, known: Known, entry: Entry, points: Points) -> in
     known.tags |= changed
     known.params |= new.keys()
     sent = 0
-    portions = list(batches(points))
-    for number, (batch, upto) in enumerate(portions, 1):
+    for portion, upto in portions(points):
+        noted = {} if upto is None else {LOGGED: str(upto)}
         # The time follows from the step alone, so that a value that is told again is the same value.
-        metrics = [Metric(key_of(name), value, known.started_ms + step, step) for step, name, value in batch]
-        noted = upto is not None and (number % NOTED_BATCHES == 0 or number == len(portions))
-        client.log_batch(known.run_id, metrics=metrics, tags=[RunTag(LOGGED, str(upto))] if noted else [])
-        sent += len(metrics)
-        if noted:
-            known.tags[LOGGED] = str(upto)
+        write(known.run_id, [(key_of(name), value, known.started_ms + step, step) for step, name, value in portion], noted)
+        sent += len(portion)
+        known.tags |= noted
     return sent
 
 
+def _tags(entry: Entry) -> dict[str, str]:
+    return {key_of(k): v[:LONGEST_TAG] for k, v in entry.tags.items()}
+
+
 def log_artifacts(client: MlflowClient, run_id: str, artifacts: Sequence[Artifact]) -> None:
+    """All of them in one go, from a folder of links."""
+    if not artifacts:
+        return
     with tempfile.TemporaryDirectory(prefix="ablate-mlflow-") as scratch:
-        for number, artifact in enumerate(artifacts):
-            folder, _, name = artifact.name.rpartition("/")
-            source = artifact.source
-            if isinstance(source, str) or source.name != name:
-                path = Path(scratch) / str(number) / name
-                path.parent.mkdir()
-                if isinstance(source, str):
-                    path.write_text(source, encoding="utf-8")
-                else:
-                    path.symlink_to(source.absolute())
+        for artifact in artifacts:
+            path = Path(scratch, artifact.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)  # of two of a name the last one; never through a link
+            if isinstance(artifact.source, str):
+                path.write_text(artifact.source, encoding="utf-8")
             else:
-                path = source
-            client.log_artifact(run_id, str(path), folder or None)
+                path.symlink_to(artifact.source.absolute())
+        client.log_artifacts(run_id, scratch)
 
 
 def log_data(client: MlflowClient, run_id: str, found: Sequence[DataSet]) -> None:

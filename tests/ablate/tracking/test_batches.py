@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from ablate.tracking import batches as room
 from ablate.tracking.base import Points
-from ablate.tracking.batches import batches, key_of, unsaid
+from ablate.tracking.batches import key_of, portions, unsaid
 
 streams = st.lists(st.dictionaries(st.sampled_from(["loss", "entropy", "ratio"]), st.floats(-9, 9), max_size=3), max_size=12).map(
     lambda rows: [(5 * index, row) for index, row in enumerate(rows)]
 )
 
-Batches = Callable[[Points], Iterator[tuple[list[tuple[int, str, float]], int | None]]]
+Portions = Callable[[Points], Iterator[tuple[list[tuple[int, str, float]], int | None]]]
 
 
-def check(portioned: Batches, points: Points, size: int) -> None:
+def check(portioned: Portions, points: Points, size: int) -> None:
     """A telling that stops after any batch goes on from the noted step and leaves nothing out; no batch is too large."""
     everything = {(step, name, value) for step, metrics in points for name, value in metrics.items()}
     for stop in range(len(everything) + 2):
@@ -36,8 +36,8 @@ def check(portioned: Batches, points: Points, size: int) -> None:
 @settings(max_examples=60)
 def test_a_telling_that_stops_after_any_batch_can_go_on(points: Points, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "METRICS_A_BATCH", size)
-        check(batches, points, size)
+        patch.setattr(room, "POINTS_A_PORTION", size)
+        check(portions, points, size)
 
 
 def test_noting_a_step_that_the_batch_only_begins_is_caught() -> None:
