@@ -326,6 +326,9 @@ def _any_inside(
 ) -> Bool[np.ndarray, "outer_d outer_h outer_w"]:
     """For each corner of an outer crop whether any of its `steps` inner positions along each axis holds."""
     for axis, room in enumerate(rooms):
-        along = np.moveaxis(holds, axis, 0)
-        holds = np.moveaxis(np.logical_or.reduce([along[n * stride : n * stride + room] for n in range(steps)]), 0, axis)
+        along, width = np.moveaxis(holds, axis, 0)[: room + (steps - 1) * stride], 1
+        while width < steps:  # twice as wide each time
+            more = min(width, steps - width)
+            along, width = along[: len(along) - more * stride] | along[more * stride :], width + more
+        holds = np.moveaxis(along, 0, axis)
     return holds

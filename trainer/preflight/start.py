@@ -15,7 +15,7 @@ from trainer.preflight.finding import Finding, finding
 LEAST_NATS = 0.05
 """A start at .04 nats (weights of .02 without weight norm) stays uniform; presets and their cures start at .14 and more."""
 STEPS = 4
-CROPS, LEAST_CROPS = 128, 16
+CROPS, LEAST_CROPS = 128, 8
 WORK = 3 * 10**11
 """Products of a weight and a token that may be spent: some ten seconds of two CPU cores; of a large network few crops say enough."""
 

@@ -132,7 +132,7 @@ def test_a_teacher_too_fast_for_its_batch_is_one_that_averages_over_few_scans() 
 
     assert memory(0.99, 8, 4000) == [pytest.approx(800)]
     assert memory(0.99, 64, 4000) == []
-    assert memory(0.998, 8, 40_000) == []
+    assert memory(0.999, 8, 40_000) == []
     assert memory(0.99, 8, 1000) == []
     (found,) = (one for one in schedule.findings(from_mapping({"loop.batch_size": 8, "loop.steps": 4000})) if one["path"] == "loop.ema")
     assert str(found["mend"]).startswith("Try loop.ema=0.995,"), "a twentieth of the run"
