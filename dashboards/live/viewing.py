@@ -185,7 +185,7 @@ class Viewing:
             if kept is not None and kept.shows:
                 return f"Step {wanted}: its page is there already."
             self._begin(signature, Seen(key, wanted, command, time.time()))
-            return f"Step {wanted}: its viewer runs. The link to its page comes when it has ended."
+            return f"Step {wanted}: its viewer was started. The link to its page comes when it has ended."
 
     def end(self, signature: str, key: str) -> str:
         """End a command that runs, now; a sentence of it."""

@@ -105,11 +105,11 @@ def test_the_command_is_the_one_that_the_study_names_with_its_places_filled(tmp_
 def test_the_page_is_made_in_a_folder_of_its_own_kept_and_not_made_twice(viewed: Callable[..., Viewed]) -> None:
     one = viewed()
     before = one.viewing.changes
-    assert one.viewing.start(one.trial, "5") == "Step 5: its viewer runs. The link to its page comes when it has ended."
+    assert one.viewing.start(one.trial, "5") == "Step 5: its viewer was started. The link to its page comes when it has ended."
     one.ended()
     assert one.viewing.changes == before + 2, "the page is drawn anew at both"
     assert one.viewing.start(one.trial, "5") == "Step 5: its page is there already."
-    assert one.viewing.start(one.trial, "").startswith("Step 10: its viewer runs"), "none: the last that it reported"
+    assert one.viewing.start(one.trial, "").startswith("Step 10: its viewer was started"), "none: the last that it reported"
     one.ended()
     assert Path("calls").read_text() == "5\n10\n"
     assert not Path("crops.html").exists(), "nothing is written where the dashboard was called"
@@ -179,7 +179,7 @@ def test_a_viewer_that_fails_shows_its_last_lines_and_its_command_and_runs_again
     page = one.page()
     assert "no <b>such</b> scan" in page
     assert "sys.exit(" in page, "the command"
-    assert one.viewing.start(one.trial, "").startswith("Step 10: its viewer runs."), "a failure is not kept for an answer"
+    assert one.viewing.start(one.trial, "").startswith("Step 10: its viewer was started."), "a failure is not kept for an answer"
     one.ended()
     assert len(one.seen()) == 1
 
@@ -267,7 +267,7 @@ def test_only_this_pages_own_user_may_run_it_and_is_shown_what_will_run(viewed: 
     assert question.endswith(" 5")
     assert "show.py" in question
     with application(one.screen()).test_client() as client:
-        assert told(press(client, button)).startswith("Step 5: its viewer runs.")
+        assert told(press(client, button)).startswith("Step 5: its viewer was started.")
         one.ended()
         assert "expected 0 to 10" in told(press(client, {**button, "of": f"{one.trial}/77"}))
     assert [seen.step for seen in one.seen()] == [5]
