@@ -398,9 +398,9 @@ def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
         sync(path.parent)
 
 
-def sync_files(directory: Path) -> None:
-    """Let every file right in a folder outlive a power failure, with its name."""
-    for path in [path for path in directory.iterdir() if path.is_file()]:
+def sync_files(directory: Path, but: Collection[str] = ()) -> None:
+    """Let every file right in a folder, but for those of these names, outlive a power failure, with its name."""
+    for path in [path for path in directory.iterdir() if path.is_file() and path.name not in but]:
         sync(path)
     sync(directory)
 

@@ -137,7 +137,8 @@ def run_attempt(
             cause, message = Cause.TIMEOUT, _NO_HEADWAY  # the next attempt would come no further
         metrics = _numbers(spec.trainer, returned) if cause is None else {}
         if cause is None:
-            sync_files(files.directory)  # what a result rests on is on the disk before it is told
+            # What a result rests on is on the disk before it is told: the stream since it was closed, marks of an attempt that ended never.
+            sync_files(files.directory, but=(files.metrics.name, files.began.name, files.claimed.name))
     except Ended as ended:
         cause, message = ended.cause, str(ended)
     except (Exception, SystemExit) as error:  # a trainer that calls sys.exit ends its trial, not the worker
