@@ -2,9 +2,9 @@
 
     PYTHONPATH=. python benchmarks/logging_share.py [REPLICATES]
 
-One phase of the phantom's trainer, baseline and three arms. No trial waits for MLflow; what is told takes CPU time of the process that tells
-it, which is read while that lives: MLflow's import and all looks at the ledger are in it. Telling alone is measured afterwards, into a
-fresh store.
+One phase of the phantom's trainer, baseline and three arms. No trial waits for MLflow; what is told takes CPU time of the process that
+tells it, which is read while that lives: MLflow's import and all looks at the ledger are in it. Telling alone is measured afterwards, into
+a fresh store.
 """
 
 from __future__ import annotations

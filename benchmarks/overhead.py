@@ -5,13 +5,17 @@
 Wall time / trials with two slots; for us up to the committed ledger, workers warm. Peers run a smaller, stated number of trials: Hydra's
 basic launcher (one process, one job after the other) and its joblib launcher (two processes), submitit local (one job a trial, two at a
 time), Optuna with SQLite (two threads), Ray Tune (two CPUs; Ray started and two trials run beforehand).
-Repetitions alternate between all of them. CPU time is that of this process and the children that have ended.
+"Files alone" is the floor of ours: what a trial leaves on the disk so that no kill and no power failure loses or doubles it, written by
+one process that does nothing else. Repetitions alternate between all of them. CPU time is that of this process and the children that have
+ended.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -19,15 +23,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from ablate.execution.pool import Queue
-from benchmarks.nothing import open_ledger, specs, study
+from ablate.trial import sync, write_atomic
+from benchmarks.nothing import TRAINER, open_ledger, specs, study
 from benchmarks.side import PEERS, have_peers
 
 ROOT = Path(__file__).resolve().parents[1]
 WARM = 20
-PEER_TRIALS = {"Hydra basic multirun": 50, "submitit local": 6, "Optuna + SQLite": 100}
+PEER_TRIALS = {"files alone": 200, "Hydra basic multirun": 50, "submitit local": 6, "Optuna + SQLite": 100}
 FAR_TRIALS = {"Hydra joblib launcher": 50, "Ray Tune": 10}
 """Those of the peers' environment (`make peers`); left out where it does not stand."""
 
@@ -58,6 +64,42 @@ def ours(trials: int, folder: Path) -> float:
     finally:
         ledger.close()
     return seconds / trials
+
+
+def files_alone(trials: int, folder: Path) -> float:
+    """Seconds a trial for its files alone: folders, specification, claim, order, mark, stream, outcome, acceptance, and a row of a database
+    that is committed for two trials at a time."""
+    inbox, trials_at = folder / "inbox", folder / "trials"
+    inbox.mkdir()
+    trials_at.mkdir()
+    text = json.dumps({"config": {"seed": 0, "points": 0}, "trainer": TRAINER, "code": "code", "data": ""})
+    with closing(sqlite3.connect(folder / "rows.db", isolation_level=None)) as rows:
+        rows.execute("PRAGMA journal_mode=DELETE")
+        rows.execute("PRAGMA synchronous=FULL")
+        rows.execute("CREATE TABLE trials (signature TEXT PRIMARY KEY, state TEXT)")
+        began = time.perf_counter()
+        for number in range(trials):
+            trial = trials_at / f"{number:032x}"
+            attempt = trial / "attempts" / "1"
+            attempt.mkdir(parents=True)
+            (attempt / "claimed").write_text("nothing")
+            write_atomic(trial / "trial.json", text)
+            (inbox / "order").write_text(text)
+            os.rename(inbox / "order", inbox / "current")
+            write_atomic(attempt / "began.json", text, durable=False)
+            for name in ("log.txt", "metrics.jsonl"):
+                with (attempt / name).open("w") as file:
+                    os.fsync(file.fileno())
+            write_atomic(attempt / "outcome.json", text)
+            (inbox / "current").unlink()
+            write_atomic(trial / "accepted", text)
+            sync(trial / "attempts")
+            if number % 2 == 0:
+                rows.execute("BEGIN")
+            rows.execute("INSERT INTO trials VALUES (?, 'done')", (trial.name,))
+            if number % 2 == 1 or number == trials - 1:
+                rows.execute("COMMIT")
+        return (time.perf_counter() - began) / trials
 
 
 def hydra(trials: int, folder: Path, python: str = sys.executable, *launcher: str) -> float:
@@ -133,6 +175,7 @@ def measure(trials: int, repetitions: int, peers: dict[str, int] | None = None) 
     counts = everyone() if peers is None else peers
     calls: dict[str, Callable[[int, Path], float]] = {
         "ablate": ours,
+        "files alone": files_alone,
         "Hydra basic multirun": hydra,
         "submitit local": submitit_local,
         "Optuna + SQLite": optuna_sqlite,
