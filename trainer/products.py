@@ -1,9 +1,9 @@
 """Linear layers by the library whose products are faster on the CPU at hand.
 
 For float32 torch calls MKL, which takes its AVX-512 kernels on CPUs of its own maker alone. oneDNN, which torch brings along, asks the
-CPU what it can do: on an AMD EPYC with AVX-512 its products take half of MKL's time (docs/LOG.md). Everywhere else MKL is as
-fast or faster, and the layers are torch's own. Which of the two it is depends on the CPU alone, never on a measurement, so equal machines
-give equal bits.
+CPU what it can do: on an AMD EPYC whose AVX-512 units have their full width its products take half of MKL's time (docs/LOG.md).
+Everywhere else, half-width units included, MKL is as fast or faster, and the layers are torch's own. Which of the two it is depends on
+the CPU alone, never on a measurement, so equal machines give equal bits.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+_FULL_WIDTH = 26
+"""AMD's first family whose AVX-512 units are 512 bits wide (Zen 5). Family 25 has AVX-512 in halves, and multiplies by AVX2 as fast."""
 
 
 class Linear(nn.Linear):
@@ -56,18 +59,20 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether torch would take MKL, and this CPU has AVX-512 that MKL does not use."""
+    """Whether torch would take MKL, and this CPU has AVX-512 of full width that MKL does not use."""
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(both) and torch.backends.cpu.get_cpu_capability() == "AVX512" and _maker() != "GenuineIntel"
+    maker, family = _cpu()
+    return bool(both) and torch.backends.cpu.get_cpu_capability() == "AVX512" and maker == "AuthenticAMD" and family >= _FULL_WIDTH
 
 
-def _maker() -> str:
-    """`vendor_id` of the first CPU; where it cannot be read, as if it were MKL's own."""
+def _cpu() -> tuple[str, int]:
+    """Maker and family of the first CPU; where they cannot be read, as if it were MKL's own."""
     described = Path("/proc/cpuinfo")
     if sys.platform != "linux" or not described.exists():
-        return "GenuineIntel"
-    named = (line.partition(":")[2].strip() for line in described.read_text(encoding="utf-8").splitlines() if line.startswith("vendor_id"))
-    return next(named, "GenuineIntel")
+        return "GenuineIntel", 0
+    lines = [line.partition(":") for line in described.read_text(encoding="utf-8").splitlines()]
+    named = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    return named.get("vendor_id", "GenuineIntel"), int(named.get("cpu family", "0"))
 
 
 def _product(rows: Float[Tensor, "*rows inner"], columns: Float[Tensor, "outputs inner"], bias: Tensor | None = None) -> Tensor:

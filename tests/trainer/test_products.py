@@ -114,17 +114,24 @@ def test_the_layer_has_the_parameters_of_torchs(library: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("maker", "capability", "expected"),
-    [("AuthenticAMD", "AVX512", True), ("GenuineIntel", "AVX512", False), ("AuthenticAMD", "AVX2", False)],
+    ("cpu", "capability", "expected"),
+    [
+        (("AuthenticAMD", 26), "AVX512", True),
+        (("AuthenticAMD", 25), "AVX512", False),
+        (("GenuineIntel", 6), "AVX512", False),
+        (("AuthenticAMD", 26), "AVX2", False),
+    ],
 )
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this build of torch has no MKL to be faster than")
-def test_onednn_is_taken_where_mkl_leaves_avx512_unused(
-    fresh_decision: None, monkeypatch: pytest.MonkeyPatch, maker: str, capability: str, expected: bool
+def test_onednn_is_taken_where_mkl_leaves_full_avx512_unused(
+    fresh_decision: None, monkeypatch: pytest.MonkeyPatch, cpu: tuple[str, int], capability: str, expected: bool
 ) -> None:
-    monkeypatch.setattr(products, "_maker", lambda: maker)
+    monkeypatch.setattr(products, "_cpu", lambda: cpu)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert onednn_is_faster() is expected
 
 
 def test_the_maker_of_the_cpu_is_known() -> None:
-    assert products._maker()
+    maker, family = products._cpu()
+    assert maker
+    assert family >= 0
