@@ -195,7 +195,9 @@ class Learner:
             with self.wrapped.sum_of_parts(last=number == len(parts) - 1):
                 if len(parts) > 1:
                     output = self._student_says(part, learns=True)
-                read = [at for at, tensor in enumerate(output) if tensor.numel()]  # a gradient without rows would fill whole outputs with zeros
+                read = [
+                    at for at, tensor in enumerate(output) if tensor.numel()
+                ]  # a gradient without rows would fill whole outputs with zeros
                 torch.autograd.backward([output[at] for at in read], [share[at] for at in read])
 
     def _update(self, step: int) -> tuple[dict[str, float], bool]:
