@@ -43,8 +43,8 @@ class FeatureNorm(nn.Module):
             return (x - self.mean) * (self.variance + self.eps).rsqrt()
         if ranks() == 1 and len(x) > 1:  # the same in one operation instead of twenty
             self.batches += 1
-            share = max(1 / float(self.batches), MOMENTUM)
-            return F.batch_norm(x, self.mean, self.variance, training=True, momentum=share, eps=self.eps)
+            newest = max(1 / float(self.batches), MOMENTUM)
+            return F.batch_norm(x, self.mean, self.variance, training=True, momentum=newest, eps=self.eps)
         rows = total(x.new_tensor(float(len(x))))
         mean = total(x.sum(dim=0)) / rows
         centred = x - mean

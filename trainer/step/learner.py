@@ -195,9 +195,8 @@ class Learner:
             with self.wrapped.sum_of_parts(last=number == len(parts) - 1):
                 if len(parts) > 1:
                     output = self._student_says(part, learns=True)
-                read = [
-                    at for at, tensor in enumerate(output) if tensor.numel()
-                ]  # a gradient without rows would fill whole outputs with zeros
+                # Left out are those without rows: their gradients would become zeros of the whole output's size.
+                read = [at for at, tensor in enumerate(output) if tensor.numel()]
                 torch.autograd.backward([output[at] for at in read], [share[at] for at in read])
 
     def _update(self, step: int) -> tuple[dict[str, float], bool]:
