@@ -42,7 +42,7 @@ docs: $(VENV)/.installed-dev
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
 
-BENCHMARKS := crops peer_step indexing commands report overhead scale fleet first_step metric_points logging_share step step_floor sequential early tuning verdicts preflight_ranking
+BENCHMARKS := crops peer_step peer_floor indexing commands report overhead scale fleet first_step metric_points logging_share step step_floor sequential early tuning verdicts preflight_ranking
 
 bench: $(addprefix bench-,$(BENCHMARKS))
 
@@ -51,6 +51,7 @@ bench: ARGS_first_step = studies/collapse.yaml 3
 bench: ARGS_step = --repetitions 3 --sides 2x1 1x2
 bench: ARGS_step_floor = --repetitions 3 --steps 30 --threads 1
 bench: ARGS_peer_step = 5 --threads 2 --of 0 2 4 5
+bench: ARGS_peer_floor = 3 --of 0 3
 bench: ARGS_sequential = 4000
 bench: ARGS_early = 60
 bench: ARGS_tuning = 30
@@ -63,7 +64,7 @@ $(PEERS_VENV)/.installed: benchmarks/peers.lock
 	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.lock
 	touch $@
 
-bench-crops bench-peer_step bench-indexing bench-overhead: $(PEERS_VENV)/.installed
+bench-crops bench-peer_step bench-peer_floor bench-indexing bench-overhead: $(PEERS_VENV)/.installed
 
 bench-%: benchmarks/%.py $(VENV)/.installed-dev
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python benchmarks/keep.py $* $(or $(ARGS),$(ARGS_$*))

@@ -1,14 +1,16 @@
 """Linear layers by the library whose products are faster on the CPU at hand.
 
 For float32 torch calls MKL, which takes its AVX-512 kernels on CPUs of its own maker alone. oneDNN, which torch brings along, asks the
-CPU what it can do: on an AMD EPYC with AVX-512 its products take half of MKL's time (docs/LOG.md). Everywhere else MKL is as
-fast or faster, and the layers are torch's own. Which of the two it is depends on the CPU alone, never on a measurement, so equal machines
-give equal bits.
+CPU what it can do: on an AMD EPYC whose AVX-512 units have their full width its products take half of MKL's time, on one with units of
+half the width a tenth less, but for the gradients of weights (docs/LOG.md). Its call from Python costs some of it back, so small
+products stay torch's own, and everywhere else all do. Which of the two it is depends on the CPU and on shapes alone, never on a
+measurement, so equal machines give equal bits.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+_FULL_WIDTH = 26
+"""AMD's first family whose AVX-512 units are 512 bits wide (Zen 5); family 25 takes such an instruction in two halves."""
+_LEAST, _LEAST_HALF_WIDTH = 4e6, 32e6
+"""Multiply-adds from which on oneDNN saves more than the 50 us that its call and its gradient's take longer."""
 
 
 class Linear(nn.Linear):
@@ -51,23 +58,35 @@ def linear(
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     single = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
-    return single and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling() and onednn_is_faster()
+    if not single or x.numel() * len(weight) < least_for_onednn():
+        return False
+    return not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
 
 
 @functools.cache
-def onednn_is_faster() -> bool:
-    """Whether torch would take MKL, and this CPU has AVX-512 that MKL does not use."""
+def least_for_onednn() -> float:
+    """Multiply-adds of a product from which on oneDNN is faster: where torch would take MKL, and this CPU has AVX-512 that MKL does not
+    use; else infinitely many."""
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(both) and torch.backends.cpu.get_cpu_capability() == "AVX512" and _maker() != "GenuineIntel"
+    if not both or torch.backends.cpu.get_cpu_capability() != "AVX512" or _cpu()[0] == "GenuineIntel":
+        return math.inf
+    return _LEAST_HALF_WIDTH if _has_half_width() else _LEAST
 
 
-def _maker() -> str:
-    """`vendor_id` of the first CPU; where it cannot be read, as if it were MKL's own."""
+@functools.cache
+def _has_half_width() -> bool:
+    maker, family = _cpu()
+    return maker == "AuthenticAMD" and family < _FULL_WIDTH
+
+
+def _cpu() -> tuple[str, int]:
+    """Maker and family of the first CPU; where they cannot be read, as if it were MKL's own."""
     described = Path("/proc/cpuinfo")
     if sys.platform != "linux" or not described.exists():
-        return "GenuineIntel"
-    named = (line.partition(":")[2].strip() for line in described.read_text(encoding="utf-8").splitlines() if line.startswith("vendor_id"))
-    return next(named, "GenuineIntel")
+        return "GenuineIntel", 0
+    lines = [line.partition(":") for line in described.read_text(encoding="utf-8").splitlines()]
+    named = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    return named.get("vendor_id", "GenuineIntel"), int(named.get("cpu family", "0"))
 
 
 def _product(rows: Float[Tensor, "*rows inner"], columns: Float[Tensor, "outputs inner"], bias: Tensor | None = None) -> Tensor:
@@ -97,5 +116,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _outer(a: Float[Tensor, "rows n"], b: Float[Tensor, "rows m"]) -> Float[Tensor, "n m"]:
-    """a' b, with the narrower one first: that one is turned by a single thread."""
+    """a' b; by oneDNN with the narrower one first: that one is turned by a single thread."""
+    if _has_half_width():
+        return torch.mm(a.t(), b)
     return _product(a.t(), b.t()) if a.shape[1] <= b.shape[1] else _product(b.t(), a.t()).t()

@@ -13,12 +13,13 @@ from benchmarks.side import Answer, serve, settings, timed
 from trainer.config import from_mapping
 from trainer.data import Batch, batches, load_scans, split_scans
 from trainer.numerics import device_of
-from trainer.speed import product_rate, step_flops
+from trainer.speed import keep_freed_memory, product_rate, step_flops
 from trainer.step import Learner
 
 BATCHES = 4
 asked = settings()
 torch.set_num_threads(asked["threads"])
+keep_freed_memory()  # as `train` does
 CONFIG = from_mapping(asked["config"] | {"data.prefetch_batches": 0})
 SCANS = load_scans(CONFIG)
 FEED = batches(SCANS, split_scans(CONFIG, len(SCANS)).train, CONFIG, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -10,20 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer import products
-from trainer.products import GeluLinear, Linear, linear, onednn_is_faster
+from trainer.products import GeluLinear, Linear, least_for_onednn, linear
 
 
-@pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"])
-def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: request.param)
-    return bool(request.param)
+@pytest.fixture(params=["MKL", "oneDNN", "oneDNN, half width"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(products, "least_for_onednn", lambda: math.inf if request.param == "MKL" else 0)
+    monkeypatch.setattr(products, "_has_half_width", lambda: "half" in request.param)
+    return str(request.param)
 
 
 @pytest.fixture
 def fresh_decision() -> Iterator[None]:
-    onednn_is_faster.cache_clear()
+    for cached in (least_for_onednn, products._has_half_width):
+        cached.cache_clear()
     yield
-    onednn_is_faster.cache_clear()
+    for cached in (least_for_onednn, products._has_half_width):
+        cached.cache_clear()
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
@@ -34,7 +38,7 @@ def drawn(*shape: int, seed: int) -> Tensor:
 @pytest.mark.parametrize(("inputs", "outputs"), [(24, 96), (96, 24), (13, 13)])
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_a_layer_and_its_gradients_are_those_of_double_precision(
-    library: bool, rows: tuple[int, ...], inputs: int, outputs: int, has_bias: bool
+    library: str, rows: tuple[int, ...], inputs: int, outputs: int, has_bias: bool
 ) -> None:
     exact = [drawn(*rows, inputs, seed=0), drawn(outputs, inputs, seed=1), *([drawn(outputs, seed=2)] if has_bias else [])]
     above = drawn(*rows, outputs, seed=3)
@@ -51,14 +55,14 @@ def test_a_layer_and_its_gradients_are_those_of_double_precision(
         torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-4)
 
 
-def test_a_gradient_that_is_a_view_of_one_number_is_taken(library: bool) -> None:
+def test_a_gradient_that_is_a_view_of_one_number_is_taken(library: str) -> None:
     x, weight = drawn(6, 4, seed=0).float(), drawn(3, 4, seed=1).float().requires_grad_()
     linear(x, weight).sum().backward()
     assert weight.grad is not None
     torch.testing.assert_close(weight.grad, x.sum(dim=0).expand(3, 4))
 
 
-def test_gelu_with_and_without_gradient_is_that_of_double_precision(library: bool) -> None:
+def test_gelu_with_and_without_gradient_is_that_of_double_precision(library: str) -> None:
     x, weight, bias = drawn(5, 27, 24, seed=0), drawn(96, 24, seed=1), drawn(96, seed=2)
     expected = F.gelu(F.linear(x, weight, bias))
     layer = GeluLinear(24, 96)
@@ -71,7 +75,7 @@ def test_gelu_with_and_without_gradient_is_that_of_double_precision(library: boo
     assert layer.weight.grad is not None
 
 
-def test_only_what_learns_gets_a_gradient(library: bool) -> None:
+def test_only_what_learns_gets_a_gradient(library: str) -> None:
     layer = Linear(4, 3).requires_grad_(False)
     x = drawn(2, 4, seed=0).float().requires_grad_()
     layer(x).sum().backward()
@@ -80,7 +84,7 @@ def test_only_what_learns_gets_a_gradient(library: bool) -> None:
     assert layer.bias.grad is None
 
 
-def test_the_same_product_twice_is_equal_to_the_bit(library: bool) -> None:
+def test_the_same_product_twice_is_equal_to_the_bit(library: str) -> None:
     def once() -> list[Tensor]:
         x, weight = drawn(301, 96, seed=0).float().requires_grad_(), drawn(384, 96, seed=1).float().requires_grad_()
         found = linear(x, weight)
@@ -93,19 +97,19 @@ def test_the_same_product_twice_is_equal_to_the_bit(library: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_precisions_and_no_rows_at_all_are_torchs_own(library: bool, dtype: torch.dtype) -> None:
+def test_other_precisions_and_no_rows_at_all_are_torchs_own(library: str, dtype: torch.dtype) -> None:
     x, weight = drawn(5, 4, seed=0).to(dtype), drawn(3, 4, seed=1).to(dtype)
     assert torch.equal(linear(x, weight), F.linear(x, weight))
     assert linear(x[:0].float(), weight.float()).shape == (0, 3)
 
 
-def test_under_autocast_the_precision_is_torchs(library: bool) -> None:
+def test_under_autocast_the_precision_is_torchs(library: str) -> None:
     x, weight = drawn(5, 4, seed=0).float(), drawn(3, 4, seed=1).float()
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(x, weight).dtype == torch.bfloat16
 
 
-def test_the_layer_has_the_parameters_of_torchs(library: bool) -> None:
+def test_the_layer_has_the_parameters_of_torchs(library: str) -> None:
     torch.manual_seed(0)
     ours = Linear(5, 3)
     torch.manual_seed(0)
@@ -114,17 +118,24 @@ def test_the_layer_has_the_parameters_of_torchs(library: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("maker", "capability", "expected"),
-    [("AuthenticAMD", "AVX512", True), ("GenuineIntel", "AVX512", False), ("AuthenticAMD", "AVX2", False)],
+    ("cpu", "capability", "expected"),
+    [
+        (("AuthenticAMD", 26), "AVX512", products._LEAST),
+        (("AuthenticAMD", 25), "AVX512", products._LEAST_HALF_WIDTH),
+        (("GenuineIntel", 6), "AVX512", math.inf),
+        (("AuthenticAMD", 26), "AVX2", math.inf),
+    ],
 )
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this build of torch has no MKL to be faster than")
-def test_onednn_is_taken_where_mkl_leaves_avx512_unused(
-    fresh_decision: None, monkeypatch: pytest.MonkeyPatch, maker: str, capability: str, expected: bool
+def test_onednn_is_taken_for_large_products_where_mkl_leaves_avx512_unused(
+    fresh_decision: None, monkeypatch: pytest.MonkeyPatch, cpu: tuple[str, int], capability: str, expected: float
 ) -> None:
-    monkeypatch.setattr(products, "_maker", lambda: maker)
+    monkeypatch.setattr(products, "_cpu", lambda: cpu)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert onednn_is_faster() is expected
+    assert least_for_onednn() == expected
 
 
 def test_the_maker_of_the_cpu_is_known() -> None:
-    assert products._maker()
+    maker, family = products._cpu()
+    assert maker
+    assert family >= 0

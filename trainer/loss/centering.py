@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -23,11 +22,9 @@ def sinkhorn(logits: Float[Tensor, "batch prototypes"], temperature: float, iter
     below the largest logit does not underflow to zero (at temperature .02 cosines span a factor e^100).
     """
     log_plan = at_least_single(logits) / temperature
-    samples = float(total(log_plan.new_tensor(float(len(log_plan)))))
-    for _ in range(iterations):
-        log_plan = log_softmax_rows(log_plan) - math.log(log_plan.shape[1])
-        log_plan = torch.log_softmax(log_plan, dim=1) - math.log(max(samples, 1.0))
-    return torch.exp(log_plan + math.log(max(samples, 1.0)))
+    for _ in range(iterations):  # the shares themselves are constants, which the next softmax does not see
+        log_plan = torch.log_softmax(log_softmax_rows(log_plan), dim=1)
+    return torch.exp(log_plan)
 
 
 def softmax_centered(

@@ -87,12 +87,12 @@ class _Mixed(torch.autograd.Function):
         mixed = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
         kept = []
         for rows, into, shape, table in zip(_split(qkv, shapes), _split(mixed, shapes), shapes, tables, strict=True):
-            parts = _by_head(rows, heads, shape, 3).contiguous()
-            turned = parts[:2] if table is None else rotate(parts[:2], *table)
-            (q, k), v = turned.flatten(1, 2), parts[2].flatten(0, 1)
+            parts = _by_head(rows, heads, shape, 3)
+            turned = parts[:2].contiguous() if table is None else rotate(parts[:2], *table)
+            (q, k), v = turned.flatten(1, 2), parts[2].reshape(-1, *parts.shape[3:])
             scores = q.new_empty(len(q), q.shape[1], k.shape[1])
             share = _softmax_(scores.baddbmm_(q, k.transpose(1, 2), beta=0, alpha=q.shape[2] ** -0.5))
-            _by_head(into, heads, shape, 1).copy_((share @ v).view(parts[:1].shape))
+            _by_head(into, heads, shape, 1)[0] = (share @ v).view(parts.shape[1:])
             kept += [turned, v, share]
         ctx.save_for_backward(*kept)
         ctx.heads, ctx.shapes, ctx.tables = heads, shapes, tables

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainer.config import Model
-from trainer.numerics import at_least_single, total
+from trainer.numerics import at_least_single, ranks, total
 from trainer.products import Linear, linear
 
 MOMENTUM = 0.1
@@ -41,6 +41,10 @@ class FeatureNorm(nn.Module):
         x = at_least_single(x)
         if not self.training:
             return (x - self.mean) * (self.variance + self.eps).rsqrt()
+        if ranks() == 1 and len(x) > 1 and x.device.type == "cpu":  # in one operation instead of twenty; a GPU would wait for the share
+            self.batches += 1
+            newest = max(1 / float(self.batches), MOMENTUM)
+            return F.batch_norm(x, self.mean, self.variance, training=True, momentum=newest, eps=self.eps)
         rows = total(x.new_tensor(float(len(x))))
         mean = total(x.sum(dim=0)) / rows
         centred = x - mean

@@ -45,7 +45,9 @@ def rotary_table(
 
 
 def rotate(
-    x: Float[Tensor, "... tokens head_dim"], cosine: Float[Tensor, "... tokens head_dim"], signed_sine: Float[Tensor, "... tokens head_dim"]
+    x: Float[Tensor, "... tokens head_dim"],
+    cosine: Float[Tensor, "... tokens head_dim"],
+    signed_sine: Float[Tensor, "... tokens head_dim"],
 ) -> Float[Tensor, "... tokens head_dim"]:
     """Turn channel pairs (i, i + head_dim / 2) by each token's angles."""
-    return torch.addcmul(x * cosine, x.roll(x.shape[-1] // 2, dims=-1), signed_sine)
+    return x.roll(x.shape[-1] // 2, dims=-1).mul_(signed_sine).addcmul_(x, cosine)

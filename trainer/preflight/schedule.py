@@ -125,8 +125,8 @@ def _memory(settings: TrainerConfig) -> list[Finding]:
             f"{TEACHER_SAMPLES:,} and more.",
             samples,
             "What a teacher remembers is counted in scans: momentum m at one batch is m^k at one k times as large (Busbridge et al. 2023, "
-            "arXiv 2307.13813), so small batches ask for a slower teacher: .992 at 512 in 3DINO; DINO advises .9995 at 256 for .996 at 1024. "
-            "The phantom trained alike with .9 to .995 (batch 8, 2,000 steps): worth an arm, not a belief.",
+            "arXiv 2307.13813), so small batches ask for a slower teacher: .992 at 512 in 3DINO; DINO advises .9995 at 256 for .996 at "
+            "1024. The phantom trained alike with .9 to .995 (batch 8, 2,000 steps): worth an arm, not a belief.",
             f"Try loop.ema={usual:.5g}, or a larger loop.batch_size.",
         )
     ]

@@ -195,7 +195,9 @@ class Learner:
             with self.wrapped.sum_of_parts(last=number == len(parts) - 1):
                 if len(parts) > 1:
                     output = self._student_says(part, learns=True)
-                torch.autograd.backward(list(output), list(share))
+                # Left out are those without rows: their gradients would become zeros of the whole output's size.
+                read = [at for at, tensor in enumerate(output) if tensor.numel()]
+                torch.autograd.backward([output[at] for at in read], [share[at] for at in read])
 
     def _update(self, step: int) -> tuple[dict[str, float], bool]:
         """Clip, AdamW, EMA. False where fp16 gradients overflowed and the loss scale backed off instead."""

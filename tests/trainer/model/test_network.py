@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.config import Model, TrainerConfig
-from trainer.model import build, ema_update, embed, embed_patches, parameter_groups, teacher_of
+from trainer.model import build, ema_update, embed, embed_patches, heads, parameter_groups, teacher_of
 from trainer.model.heads import FeatureNorm
 
 
@@ -41,6 +41,23 @@ def test_feature_norm_equals_the_formula_in_training() -> None:
         mean = sum(column) / 9
         variance = sum((value - mean) ** 2 for value in column) / 9
         assert found[:, d].tolist() == pytest.approx([(value - mean) / math.sqrt(variance + 1e-5) for value in column], abs=1e-5)
+
+
+def test_feature_norm_says_and_remembers_the_same_in_one_operation_as_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused, by_parts = FeatureNorm(4), FeatureNorm(4)
+    for seed in range(15):
+        x = batch_of(9, seed).requires_grad_()
+        same = x.detach().clone().requires_grad_()
+        first = fused(x)
+        with monkeypatch.context() as patch:
+            patch.setattr(heads, "ranks", lambda: 2)
+            second = by_parts(same)
+        torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)
+        (first * batch_of(9, 77)).sum().backward()
+        (second * batch_of(9, 77)).sum().backward()
+        torch.testing.assert_close(x.grad, same.grad, rtol=1e-4, atol=1e-5)
+    for name, value in fused.state_dict().items():
+        torch.testing.assert_close(value, by_parts.state_dict()[name], rtol=1e-5, atol=1e-5)
 
 
 def test_feature_norm_agrees_with_batch_norm_once_its_averages_are_exponential() -> None:
