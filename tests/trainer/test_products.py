@@ -75,6 +75,20 @@ def test_gelu_with_and_without_gradient_is_that_of_double_precision(library: str
     assert layer.weight.grad is not None
 
 
+def test_two_layers_with_gelu_between_have_the_gradients_of_double_precision(library: str) -> None:
+    first, second = GeluLinear(24, 96), Linear(96, 24)
+    x = drawn(37, 24, seed=0).float().requires_grad_()
+    found = second(first(x))
+    found.backward(drawn(37, 24, seed=1).float())
+    double = [tensor.detach().double().requires_grad_() for tensor in (x, *first.parameters(), *second.parameters())]
+    again, weight, bias, next_weight, next_bias = double
+    F.linear(F.gelu(F.linear(again, weight, bias)), next_weight, next_bias).backward(drawn(37, 24, seed=1))
+    for ours, theirs in zip((x, *first.parameters(), *second.parameters()), double, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-4)
+
+
 def test_only_what_learns_gets_a_gradient(library: str) -> None:
     layer = Linear(4, 3).requires_grad_(False)
     x = drawn(2, 4, seed=0).float().requires_grad_()
