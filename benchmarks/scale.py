@@ -2,7 +2,8 @@
 
     PYTHONPATH=. python benchmarks/scale.py [TRIALS ...]
 
-Each size in a process and a folder of its own, so that its memory is its own. Trials run on two warm local workers up to the committed
+Each size in a process and a folder of its own, so that its memory is its own. Small sizes take seconds, in which a machine may be faster or
+slower than in the minutes of a large one, so they are measured several times, spread around it: medians. Trials run on two warm local workers up to the committed
 ledger; then MLflow's default store is told of all, and the commands of one who looks on are timed as whole processes.
 """
 
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ablate.execution.pool import Queue
@@ -125,10 +128,19 @@ ROWS = {
 }
 
 
+def order(sizes: Sequence[int]) -> list[int]:
+    """Which size is measured when: the largest once, others up to five times, evenly over the whole."""
+    times = {size: min(5, 2 * round(math.log10(max(sizes) / size)) + 1) for size in sizes}
+    return [size for _, size in sorted(((turn + 0.5) / count, size) for size, count in times.items() for turn in range(count))]
+
+
 def main() -> None:
     sizes = [int(size) for size in sys.argv[1:]] or list(SIZES)
-    found = {size: measured(size) for size in sizes}
-    print(f"{POINTS} metric points a trial, one run each. {machine()}\n")
+    runs: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
+    for size in order(sizes):
+        runs[size].append(measured(size))
+    found = {size: {key: statistics.median(run[key] for run in runs[size]) for key in ROWS.values()} for size in sizes}
+    print(f"{POINTS} metric points a trial; {', '.join(f'{len(runs[size])} x {size:,}' for size in sizes)}. {machine()}\n")
     print(f"| trials | {' | '.join(f'{size:,}' for size in sizes)} |\n| --- |{' --- |' * len(sizes)}")
     for name, key in ROWS.items():
         print(f"| {name} | {' | '.join(f'{found[size][key]:.3g}' for size in sizes)} |")
