@@ -3,8 +3,9 @@
     PYTHONPATH=. python benchmarks/scale.py [TRIALS ...]
 
 Each size in a process and a folder of its own, so that its memory is its own. Small sizes take seconds, in which a machine may be faster or
-slower than in the minutes of a large one, so they are measured several times, spread around it: medians. Trials run on two warm local workers up to the committed
-ledger; then MLflow's default store is told of all, and the commands of one who looks on are timed as whole processes.
+slower than in the minutes of a large one, so they are measured several times, spread around it: medians. Trials run on two warm local
+workers up to the committed ledger; then MLflow's default store is told of all, and the commands of one who looks on are timed as whole
+processes.
 """
 
 from __future__ import annotations
