@@ -76,7 +76,7 @@ def main() -> None:
         began = time.process_time()
         told = tracker.tell(trials)
         telling = time.process_time() - began
-    print(f"{len(results)} trials of {spent / len(results):.1f} s, {told.points / len(results):.0f} points each. {machine(1)}\n")
+    print(f"{len(results)} trials of {spent / len(results):.1f} s, {told.points / len(results):.0f} points each. {machine()}\n")
     print("| | CPU ms a trial | share of the trials' time |\n| --- | --- | --- |")
     for name, seconds in (("telling the trials", telling), ("the process beside the run: import, looks and arms too", following)):
         print(f"| {name} | {1000 * seconds / len(results):.0f} | {100 * seconds / spent:.2f} % |")
