@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python benchmarks/peer_floor.py [REPETITIONS] [--threads N ...] [--of CASE ...]
 
-Every kernel of one real step is called again with the tensors that it had there (median of seven calls, warm cache). A product counts
+Every kernel of one real step is called again with the tensors that it had there (median of nine calls, warm cache). A product counts
 with the faster of MKL and oneDNN for its own shape. Everything else counts twice: as the kernel is, and as if it did nothing but move its
 tensors' bytes at the best rate at which this machine copies. `calls` is the number of torch's operations, views too, times what the least
 one takes. Two floors: products and other kernels as they are with nothing in between; and products, bytes and calls.
@@ -16,102 +16,25 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from benchmarks.alone import PRODUCTS, median_s, one_step
 from benchmarks.peer_step import CASES, Case, measure
 from benchmarks.side import ROOT, have_peers, machine
 from trainer.config import from_mapping
-from trainer.data import batches, load_scans, split_scans
-from trainer.numerics import device_of
-from trainer.speed import keep_freed_memory
-from trainer.step import Learner
-
-PRODUCTS = {"mm", "addmm", "bmm", "baddbmm_", "_linear_pointwise"}
-TRIES = 7
-WARM_UP = 4
-
-
-def median_s(call: Callable[[], object], tries: int = TRIES) -> float:
-    """Seconds of one call."""
-    times = []
-    for _ in range(tries):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-class Least(TorchDispatchMode):
-    """Adds up, over the operations of a step, seconds of products and of other kernels, bytes of the latter, and calls."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.products_s = self.others_s = self.bytes = 0.0
-        self.calls = 0
-
-    def __torch_dispatch__(self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        kwargs, name = dict(kwargs or {}), func.overloadpacket.__name__
-        own, own_kwargs = tree_map_only(Tensor, _copy, (args, kwargs)) if func._schema.is_mutable else (args, kwargs)
-        seconds = median_s(lambda: func(*own, **own_kwargs))
-        found = func(*args, **kwargs)
-        self.calls += 1
-        if name in PRODUCTS:
-            self.products_s += min([seconds, *_by_either_library(name, args)])
-        elif func._schema.is_mutable or not (name.startswith(("empty", "new_empty")) or _is_view(args, found)):
-            self.others_s += seconds
-            read = [*args, *kwargs.values()]
-            self.bytes += sum(t.numel() * t.element_size() for t in tree_leaves((read, found)) if isinstance(t, Tensor))
-        return found
-
-
-def _is_view(args: Sequence[Any], found: Any) -> bool:
-    """Whether nothing was computed."""
-    held = {t.untyped_storage().data_ptr() for t in tree_leaves(args) if isinstance(t, Tensor)}
-    return any(t.untyped_storage().data_ptr() in held for t in tree_leaves(found) if isinstance(t, Tensor))
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
-
-
-def _by_either_library(name: str, args: Sequence[Any]) -> list[float]:
-    """Seconds of a linear layer's product by MKL and by oneDNN; nothing where there is but one way (batches of products)."""
-    if name in ("bmm", "baddbmm_"):
-        return []
-    a, b = (args[0], args[1].t()) if name == "_linear_pointwise" else args[-2:]
-    a = a.reshape(-1, a.shape[-1])
-    ways = [lambda: torch.mm(a, b)]
-    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], ""))
-    return [median_s(way) for way in ways]
 
 
 def floor(case: Case, threads: int) -> dict[str, float]:
     """Milliseconds of one step; for a process of its own."""
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    settings = from_mapping({"crops.local_crops": case.locals, "loop.batch_size": case.batch, "loop.steps": 1000})
-    scans = load_scans(settings)
-    feed = batches(scans, split_scans(settings, len(scans)).train, settings, 0)
-    batch = next(feed)
-    feed.close()
-    learner = Learner(settings, device_of(settings))
-    for step in range(WARM_UP):
-        learner.step(batch, step)
-    with torch.autograd.set_multithreading_enabled(False), Least() as least:
-        learner.step(batch, WARM_UP)
+    alone, _ = one_step(from_mapping({"crops.local_crops": case.locals, "loop.batch_size": case.batch, "loop.steps": 1000}), threads)
+    others = frozenset(alone.seconds) - PRODUCTS
     sizes = [torch.ones(1 << power) for power in range(16, 23)]
     bytes_per_s = max(2 * one.numel() * 4 / median_s(lambda: one.clone(), 50) for one in sizes)  # noqa: B023  # called at once
     smallest = torch.ones(1)
     call_s = median_s(lambda: [smallest.neg() for _ in range(100)]) / 100
-    seconds = {"products": least.products_s, "others": least.others_s, "bytes": least.bytes / bytes_per_s, "calls": least.calls * call_s}
+    seconds = {"products": alone.least_products_s, "others": alone.of(others), "calls": alone.calls * call_s}
+    seconds["bytes"] = sum(alone.bytes[name] for name in others) / bytes_per_s
     return {name: 1e3 * value for name, value in seconds.items()} | {"gb_per_s": bytes_per_s / 1e9, "call_us": 1e6 * call_s}
 
 

@@ -89,11 +89,13 @@ def _has_half_width() -> bool:
 def _cpu() -> tuple[str, int]:
     """Maker and family of the first CPU; where they cannot be read, as if it were MKL's own."""
     described = Path("/proc/cpuinfo")
-    if sys.platform != "linux" or not described.exists():
-        return "GenuineIntel", 0
-    lines = [line.partition(":") for line in described.read_text(encoding="utf-8").splitlines()]
-    named = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-    return named.get("vendor_id", "GenuineIntel"), int(named.get("cpu family", "0"))
+    return _named(described.read_text(encoding="utf-8") if sys.platform == "linux" and described.exists() else "")
+
+
+def _named(described: str) -> tuple[str, int]:
+    lines = [line.partition(":") for line in described.splitlines()]
+    first = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    return first.get("vendor_id", "GenuineIntel"), int(first.get("cpu family", "0"))
 
 
 def _product(rows: Float[Tensor, "*rows inner"], columns: Float[Tensor, "outputs inner"], bias: Tensor | None = None) -> Tensor:

@@ -84,7 +84,7 @@ def peak_memory_gib(device: torch.device) -> float:
 
 def keep_freed_memory() -> None:
     """Let the C library keep up to half a GiB of freed memory for the next step, instead of giving it back and asking anew, and torch
-    ask for huge pages for tensors of 2 MiB and more, where Linux grants them and no tensor was made before (2 to 3 % of a step).
+    ask for huge pages for tensors of 2 MiB and more, where Linux grants them and no tensor was made before (1 to 3 % of a step).
 
     What it does by itself depends on the order of sizes that it saw: between 200 and 1,600 page faults a step of `phantom_cpu`, which
     take up to 5 ms of its 30. Only glibc has the setting; elsewhere nothing happens.

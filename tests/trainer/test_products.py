@@ -149,7 +149,21 @@ def test_onednn_is_taken_for_large_products_where_mkl_leaves_avx512_unused(
     assert least_for_onednn() == expected
 
 
-def test_the_maker_of_the_cpu_is_known() -> None:
-    maker, family = products._cpu()
-    assert maker
-    assert family >= 0
+TWO_CPUS = """\
+processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 26
+model name\t: AMD EPYC: 9
+
+processor\t: 1
+vendor_id\t: Other
+cpu family\t: 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("described", "expected"),
+    [(TWO_CPUS, ("AuthenticAMD", 26)), ("processor\t: 0\nBogoMIPS\t: 50\n", ("GenuineIntel", 0)), ("", ("GenuineIntel", 0))],
+)
+def test_maker_and_family_are_those_of_the_first_cpu_or_mkls_own(described: str, expected: tuple[str, int]) -> None:
+    assert products._named(described) == expected
