@@ -111,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         directory = Path(outs[-1] if outs else f"runs/trainer/{datetime.now():%Y%m%d-%H%M%S}")
         directory.mkdir(parents=True, exist_ok=True)
         return _train(config, directory, overrides)
+    except BrokenPipeError:
+        raise
     except (ConfigError, OSError) as error:
         print(f"trainer: {error}", file=sys.stderr)
         return EXIT_INVALID

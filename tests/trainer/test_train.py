@@ -309,6 +309,16 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(
     assert "step 1/12" not in printed
 
 
+@pytest.mark.parametrize("words", [["--help"], ["out={folder}/run", *(f"{path}={value}" for path, value in TINY.items())]])
+def test_who_stops_reading_ends_it_without_a_word(tmp_path: Path, words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    asked = [sys.executable, "-m", "trainer", *(word.format(folder=tmp_path) for word in words)]
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(asked, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_the_terminal_says_a_collapse_once_and_when_it_is_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from trainer.__main__ import Terminal
 

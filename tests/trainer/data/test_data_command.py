@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -111,16 +110,6 @@ def test_the_module_runs_the_command(folder: Path) -> None:
         [sys.executable, "-m", "trainer", "data", "check", str(folder), cache(folder), *SMALL], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("words", [["--help"], ["data", "index", "{folder}", "{cache}", "--json"]])
-def test_who_stops_reading_ends_it_without_a_traceback(folder: Path, words: list[str]) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    asked = [sys.executable, "-m", "trainer", *(word.format(folder=folder, cache=cache(folder)) for word in words)]
-    with os.fdopen(writing, "wb") as closed:
-        done = subprocess.run(asked, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.fixture
