@@ -3,10 +3,11 @@
     PYTHONPATH=. python benchmarks/peer_step.py [REPETITIONS] [--threads N ...] [--of CASE ...]
 
 Both get the same crops of the phantom (made beforehand) and the same numbers of augmentation, and have networks of the same width, depth,
-heads and head; ours turns its tokens by their places (rotary) where MONAI adds learned positions. Forward, loss, backward, clipping, AdamW
-and the teacher's average are inside, drawing the crops is not. Beside it: the share of this machine's own float32 product rate (a square
-product of 768, best of five, in the same process) that our step reaches by its count of products alone; and what a step would win over the
-plain form whose products went at that rate and whose all else were free.
+heads, head and image feature (CLS, as DINO has it, or the mean of patches, as the preset `phantom_cpu` has it); ours turns its tokens by
+their places (rotary) where MONAI adds learned positions, and with CLS works out nothing but CLS in the last block. Forward, loss, backward,
+clipping, AdamW and the teacher's average are inside, drawing the crops is not. Beside it: the share of this machine's own float32 product
+rate (a square product of 768, best of five, in the same process) that our step reaches by its count of products alone; and what a step
+would win over the plain form whose products went at that rate and whose all else were free.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Case(NamedTuple):
     locals: int
     steps: int
     """Steps a repetition."""
+    feature: str = "mean"
+    """Of an image: the mean of its patches or CLS."""
 
 
 CASES = [
@@ -44,6 +47,12 @@ CASES = [
     Case("ViT-S/8-like", 8, 4, 1),
     Case("ViT-S/8-like", 8, 8, 1),
     Case("ViT-S/8-like", 32, 4, 1),
+    Case("phantom_cpu", 8, 4, 40, "cls"),
+    Case("phantom_cpu", 8, 8, 40, "cls"),
+    Case("phantom_cpu", 32, 4, 12, "cls"),
+    Case("phantom_cpu", 32, 8, 12, "cls"),
+    Case("ViT-S/8-like", 8, 4, 1, "cls"),
+    Case("ViT-S/8-like", 8, 8, 1, "cls"),
 ]
 
 
@@ -57,9 +66,10 @@ def measure(case: Case, threads: int, repetitions: int, *, peers: bool = True) -
         "loop.batch_size": case.batch,
         "loop.steps": 1000,
         "model.head_hidden": m["head_hidden"],
+        "model.pooling": case.feature,
     } | {f"model.{name}": m[name] for name in ("dim", "depth", "heads", "bottleneck", "prototypes")}
     with tempfile.TemporaryDirectory(prefix="step-") as folder, ExitStack() as stack:
-        settings = {"folder": folder, "threads": threads, "config": config, "model": m}
+        settings = {"folder": folder, "threads": threads, "config": config, "model": m, "feature": case.feature}
         sides = {"ours": (started(stack, Side("step_ours", peer=False, threads=threads, settings=settings)), {"steps": case.steps})}
         if peers:
             sides["MONAI"] = (started(stack, Side("step_monai", peer=True, threads=threads, settings=settings)), {"steps": case.steps})
@@ -73,14 +83,14 @@ def main() -> None:
     parser.add_argument("--of", type=int, nargs="*", default=list(range(len(CASES))), help="numbers of cases")
     asked = parser.parse_args()
     ratio = "plain / ours, wall (range) | CPU | plain / products alone"
-    print(f"| threads | size | batch | locals | ours, ms a step (range) | plain form | {ratio} | share of product rate | MiB |")
-    print("| --- " * 11 + "|")
+    print(f"| threads | size | feature | batch | locals | ours, ms a step (range) | plain form | {ratio} | share of product rate | MiB |")
+    print("| --- " * 12 + "|")
     for threads in asked.threads:
         for case in [CASES[at] for at in asked.of]:
             found = measure(case, threads, asked.repetitions, peers=have_peers())
             ours = found["ours"]
             share = statistics.median(one["flops"] / one["wall_s"] / one["rate"] for one in ours)
-            row = [f"{threads}", *(f"{value}" for value in case[:3]), spread([1e3 * one["wall_s"] for one in ours])]
+            row = [f"{threads}", case.model, case.feature, f"{case.batch}", f"{case.locals}", spread([1e3 * one["wall_s"] for one in ours])]
             if "MONAI" in found:
                 theirs = found["MONAI"]
                 row += [spread([1e3 * one["wall_s"] for one in theirs]), spread(ratios(ours, theirs, "wall_s"), 2)]

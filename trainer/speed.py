@@ -9,10 +9,11 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 
 import torch
 
-from trainer.config import TrainerConfig
+from trainer.config import Model, TrainerConfig
 from trainer.products import linear
 
 _EDGE = {"cpu": 768, "cuda": 4096}
@@ -26,26 +27,45 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float64": torch.float
 
 def step_flops(config: TrainerConfig) -> float:
     """Floating-point operations of an optimizer step, two for a multiply-add: matrix products of student (forward, and twice that
-    backward) and teacher (forward). What is computed again to save memory is not counted.
+    backward, but for crops, which take no gradient) and teacher (forward). What is computed again to save memory is not counted; of
+    iBOT's masks the expected number is.
 
     Source: as counted by Chowdhery et al. 2022 (PaLM), arXiv 2204.02311, appendix B.
     """
-    c, m = config.crops, config.model
-    globals_ = 2 * _backbone(config, c.global_size_voxels)
-    locals_ = c.local_crops * _backbone(config, c.local_size_voxels)
-    head = _head(config, m.prototypes)
-    teacher = globals_ + 2 * head
-    if config.loss.matching == "hierarchical":
-        teacher += locals_ + c.local_crops * head
-    return config.loop.batch_size * (3 * (globals_ + locals_ + (2 + c.local_crops) * head) + teacher)
+    c = config.crops
+    globals_, locals_ = (2, c.global_size_voxels), (c.local_crops, c.local_size_voxels)
+    seen = [globals_, locals_] if config.loss.matching == "hierarchical" else [globals_]
+    student = _network(config, [globals_, locals_], patches=config.loss.gram_weight > 0)
+    cutting = sum(count * _patch_embedding(config, size) for count, size in (globals_, locals_))
+    return config.loop.batch_size * (3 * student - cutting + _network(config, seen, patches=False))
 
 
-def _backbone(config: TrainerConfig, size: int) -> float:
+def _network(config: TrainerConfig, groups: Sequence[tuple[int, int]], *, patches: bool) -> float:
+    """Forward, for numbers of crops of a size each, of which global ones come first."""
+    m, loss = config.model, config.loss
+    masked = loss.ibot_mask_prob * (loss.ibot_mask_ratio_min + loss.ibot_mask_ratio_max) / 2 if loss.ibot_weight else 0.0
+    every = patches or m.pooling != "cls"
+    backbone = sum(count * _backbone(config, size, None if every else 0.0 if at else masked) for at, (count, size) in enumerate(groups))
+    return backbone + sum(count for count, _ in groups) * _head(config, m.prototypes)
+
+
+def _backbone(config: TrainerConfig, size: int, picked: float | None) -> float:
+    """Of one crop, of whose patches all are read (none) or a share, beside CLS."""
     m = config.model
     patches = (size // m.patch_size_voxels) ** 3
     tokens = patches + m.registers + (m.pooling != "mean")
-    block = tokens * (8 * m.dim**2 + 4 * m.dim * int(m.dim * m.mlp_ratio)) + 4 * tokens**2 * m.dim
-    return 2.0 * patches * m.patch_size_voxels**3 * m.dim + m.depth * block
+    read = tokens if picked is None else 1 + picked * patches
+    with_queries = tokens if picked is None or picked else 1
+    blocks = (m.depth - 1) * _block(m, tokens, tokens, tokens) + _block(m, tokens, with_queries, read)
+    return _patch_embedding(config, size) + blocks
+
+
+def _patch_embedding(config: TrainerConfig, size: int) -> float:
+    return 2.0 * size**3 * config.model.dim
+
+
+def _block(m: Model, tokens: float, asked: float, read: float) -> float:
+    return 6 * tokens * m.dim**2 + 4 * asked * tokens * m.dim + read * (2 * m.dim**2 + 4 * m.dim * int(m.dim * m.mlp_ratio))
 
 
 def _head(config: TrainerConfig, prototypes: int) -> float:

@@ -23,6 +23,7 @@ asked = settings()
 torch.set_num_threads(asked["threads"])
 torch.manual_seed(0)
 SIZE: dict[str, Any] = asked["model"]
+CLS = asked["feature"] == "cls"
 
 
 class Backbone(nn.Module):
@@ -31,20 +32,27 @@ class Backbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         edge, patch, dim = SIZE["global"], SIZE["patch"], SIZE["dim"]
-        self.vit = ViT(1, (edge,) * 3, (patch,) * 3, dim, 4 * dim, SIZE["depth"], SIZE["heads"], proj_type="conv", qkv_bias=True)
+        size = ((edge,) * 3, (patch,) * 3, dim, 4 * dim, SIZE["depth"], SIZE["heads"])
+        self.vit = ViT(1, *size, proj_type="conv", qkv_bias=True, classification=CLS)
+        if CLS:
+            self.vit.classification_head = nn.Identity()
         self.grid = edge // patch
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[-1] == SIZE["global"]:
-            return self.vit(images)[0].mean(dim=1)
+            found = self.vit(images)[0]
+            return found if CLS else found.mean(dim=1)
         embedding = self.vit.patch_embedding
         tokens = embedding.patch_embeddings(images).flatten(2).transpose(1, 2)
         table = embedding.position_embeddings.transpose(1, 2).unflatten(2, (self.grid,) * 3)
         positions = F.interpolate(table, size=(images.shape[-1] // SIZE["patch"],) * 3, mode="trilinear").flatten(2).transpose(1, 2)
         tokens = tokens + positions
+        if CLS:
+            tokens = torch.cat([self.vit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
         for block in self.vit.blocks:
             tokens = block(tokens)
-        return self.vit.norm(tokens).mean(dim=1)
+        tokens = self.vit.norm(tokens)
+        return tokens[:, 0] if CLS else tokens.mean(dim=1)
 
 
 class Net(nn.Module):

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config import Model
-from trainer.model.attention import Attention, Packed, Rotary, Shape
+from trainer.model.attention import Attention, Packed, Read, Rotary, Shape
 from trainer.model.positions import MM_PER_UNIT, patch_coordinates, rotary_table
 from trainer.products import GeluLinear, Linear
 
@@ -28,6 +28,9 @@ class Tokens(NamedTuple):
 
     cls: Float[Tensor, "crops dim"] | None
     patches: Float[Tensor, "crops tokens dim"]
+    """Without tokens where they were not asked for."""
+    picked: Float[Tensor, "picked dim"]
+    """Those that were named."""
 
 
 def patchify(images: Float[Tensor, "batch 1 depth height width"], patch: int) -> Float[Tensor, "batch tokens voxels"]:
@@ -53,9 +56,16 @@ class Block(nn.Module):
         self.scale_mlp = nn.Parameter(torch.empty(config.dim)) if scaled else None
 
     def forward(
-        self, x: Packed, shapes: Sequence[Shape], rotaries: Sequence[Rotary | None], keep: Float[Tensor, "2 packed"] | None
-    ) -> Packed:
-        mixed = self.attention(self.norm_attention(x), shapes, rotaries)
+        self,
+        x: Packed,
+        shapes: Sequence[Shape],
+        rotaries: Sequence[Rotary | None],
+        keep: Float[Tensor, "2 packed"] | None,
+        read: Read | None = None,
+    ) -> Float[Tensor, "read dim"]:
+        mixed = self.attention(self.norm_attention(x), shapes, rotaries, read)
+        if read is not None:
+            x, keep = x[read.rows], None if keep is None else keep[:, read.rows]
         x = x + _scaled(mixed, self.scale_attention, None if keep is None else keep[0])
         return x + _scaled(self.mlp(self.norm_mlp(x)), self.scale_mlp, None if keep is None else keep[1])
 
@@ -97,6 +107,8 @@ class Vit3d(nn.Module):
         mask: Bool[Tensor, "crops tokens"] | None = None,
         keep: Float[Tensor, "depth 2 all_crops"] | None = None,
         edges_mm: Sequence[Float[Tensor, " crops"]] | None = None,
+        picked: Int[Tensor, " picked"] | None = None,
+        patches: bool = True,
     ) -> list[Tokens]:
         """One pass over crops of several sizes.
 
@@ -105,8 +117,10 @@ class Vit3d(nn.Module):
             mask: Patches of the first group that the mask token replaces.
             keep: Factor of each residual branch for each crop of all groups: 0 skips it, 1 / (1 - p) makes up for skipping.
             edges_mm: What each crop spans, for positions in mm; none: its voxels times the spacing.
+            picked: Numbers of patches of the first group, counted over all its crops, that are given by themselves.
+            patches: Whether all patches are given. Without them the last block works out CLS and what is picked alone: with two blocks
+                that saves three tenths of a step's arithmetic, with twelve 6 %.
         """
-        extra = 0 if self.extra_tokens is None else len(self.extra_tokens)
         rows, shapes, rotaries = [], [], []
         for number, images in enumerate(groups):
             tokens = self._tokens(images, mask if number == 0 else None)
@@ -117,16 +131,48 @@ class Vit3d(nn.Module):
         spread = None if keep is None else _spread(keep, shapes)
         for depth, block in enumerate(self.blocks):
             kept = None if spread is None else spread[depth]
+            read = self._read(shapes, picked, x.device) if not patches and depth == len(self.blocks) - 1 else None
             if self.config.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, shapes, rotaries, kept, use_reentrant=False)
+                x = checkpoint(block, x, shapes, rotaries, kept, read, use_reentrant=False)
             else:
-                x = block(x, shapes, rotaries, kept)
+                x = block(x, shapes, rotaries, kept, read)
+        return self._all(x, shapes, picked) if patches else self._few(x, shapes, picked)
+
+    def _read(self, shapes: Sequence[Shape], picked: Int[Tensor, " picked"] | None, device: torch.device) -> Read:
+        """CLS of all crops and what is picked, in the order in which `_few` takes them apart."""
+        starts = [0, *itertools.accumulate(crops * tokens for crops, tokens in shapes)]
+        cls = [start + tokens * torch.arange(crops, device=device) for start, (crops, tokens) in zip(starts, shapes, strict=False)]
+        if picked is None:
+            return Read([1] * len(shapes), torch.cat(cls), None)
+        assert self.extra_tokens is not None
+        crops, tokens = shapes[0]
+        extra = len(self.extra_tokens)
+        first = torch.cat([cls[0], picked // (tokens - extra) * tokens + extra + picked % (tokens - extra)])
+        others = sum(crops for crops, _ in shapes[1:])
+        behind = torch.arange(crops * tokens, crops * tokens + others, device=device)
+        return Read([tokens] + [1] * (len(shapes) - 1), torch.cat([first, *cls[1:]]), torch.cat([first, behind]))
+
+    def _few(self, x: Float[Tensor, "read dim"], shapes: Sequence[Shape], picked: Int[Tensor, " picked"] | None) -> list[Tokens]:
+        count = 0 if picked is None else len(picked)
+        first, named, *others = torch.split(self.norm(x), [shapes[0][0], count, *(crops for crops, _ in shapes[1:])])
+        none = x.new_empty(0, x.shape[1])
+        # Copies, so that no output is a view of another: sharding watches outputs.
+        return [
+            Tokens(cls.clone(), none.expand(len(cls), 0, -1), named.clone() if at == 0 else none) for at, cls in enumerate([first, *others])
+        ]
+
+    def _all(self, x: Packed, shapes: Sequence[Shape], picked: Int[Tensor, " picked"] | None) -> list[Tokens]:
+        extra = 0 if self.extra_tokens is None else len(self.extra_tokens)
         parts = [
             part.view(*shape, -1) for part, shape in zip(torch.split(x, [crops * tokens for crops, tokens in shapes]), shapes, strict=True)
         ]
         # Normalised apart, so that no output is a view of another: sharding watches outputs.
         cls = [None if self.config.pooling == "mean" else self.norm(part[:, 0]) for part in parts]
-        return [Tokens(first, self.norm(part[:, extra:])) for first, part in zip(cls, parts, strict=True)]
+        patches = [self.norm(part[:, extra:]) for part in parts]
+        named = [x.new_empty(0, x.shape[1]) for _ in parts]
+        if picked is not None:
+            named[0] = patches[0].flatten(0, 1)[picked]
+        return [Tokens(*of) for of in zip(cls, patches, named, strict=True)]
 
     def _tokens(
         self, images: Float[Tensor, "crops 1 edge edge edge"], mask: Bool[Tensor, "crops tokens"] | None

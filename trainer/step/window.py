@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from trainer.augment import views
@@ -32,6 +32,8 @@ class Part:
     edges_mm: list[Float[Tensor, " crops"]]
     mask: Bool[Tensor, "global_crops tokens"] | None
     """Patches of global crops that iBOT hides from the student."""
+    masked: Int[Tensor, " masked"] | None
+    """Their numbers, counted over all patches of global crops."""
     keep: Float[Tensor, "depth 2 crops"] | None
     """Drop path of the student."""
 
@@ -71,11 +73,13 @@ def _part(
     if batch.locals.shape[1]:
         groups.append(views(batch.locals[rows], batch.local_changes[rows], config, device).to(dtype))
         edges.append(batch.local_edges[rows])
+    hidden = None if masks is None else masks[:, rows].reshape(-1, masks.shape[2])
     return Part(
         rows=rows.stop - rows.start,
         groups=groups,
         edges_mm=[torch.from_numpy(e.T.reshape(-1) * spacing_mm(config)).to(device) for e in edges],
-        mask=None if masks is None else torch.from_numpy(masks[:, rows].reshape(-1, masks.shape[2])).to(device),
+        mask=None if hidden is None else torch.from_numpy(hidden).to(device),
+        masked=None if hidden is None else torch.from_numpy(np.flatnonzero(hidden)).to(device),
         keep=None if keep is None else torch.from_numpy(keep[..., rows].reshape(*keep.shape[:2], -1)).to(device, dtype),
     )
 
@@ -118,12 +122,14 @@ def run(net: DinoNet, backbone: torch.nn.Module, part: Part, *, hidden: bool, lo
         mask=part.mask if hidden else None,
         keep=part.keep if hidden else None,
         edges_mm=part.edges_mm[:count],
+        picked=part.masked,
+        patches=patches or net.pooling != "cls",
     )
     features = torch.cat([net.pool(group) for group in tokens])
     seen = tokens[0].patches
     return Outputs(
         features.view(-1, part.rows, features.shape[-1]),
-        seen[:0, 0] if part.mask is None else seen[part.mask],
+        tokens[0].picked,
         seen.view(GLOBALS, part.rows, *seen.shape[1:]) if patches else seen[:0].view(GLOBALS, 0, *seen.shape[1:]),
     )
 

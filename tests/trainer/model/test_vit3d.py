@@ -14,9 +14,9 @@ from torch import Tensor
 import trainer.model.attention
 from trainer.config import Model, TrainerConfig
 from trainer.model import build
-from trainer.model.attention import Attention
+from trainer.model.attention import Attention, Read
 from trainer.model.positions import BASE, patch_coordinates, rotary_table, rotate
-from trainer.model.vit3d import patchify
+from trainer.model.vit3d import Tokens, patchify
 
 
 def tiny(**model: Any) -> TrainerConfig:
@@ -170,6 +170,43 @@ def test_packed_crops_of_two_sizes_read_as_each_size_alone(positions: str, pooli
             assert torch.allclose(found.cls, alone.cls, atol=1e-5)
 
 
+@pytest.mark.parametrize("plain_products", [True, False])
+@pytest.mark.parametrize("named", [None, [], [3, 64, 100, 101, 191]])
+@pytest.mark.parametrize("also", [{}, {"registers": 2, "positions": "learned"}, {"depth": 1, "checkpoint_activations": True}])
+def test_what_is_read_alone_is_what_it_is_among_all(
+    plain_products: bool, named: list[int] | None, also: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CLS of two sizes and some patches of the larger crops: values, and gradients of all weights, with masks and skipped branches."""
+    if not plain_products:
+        monkeypatch.setattr(trainer.model.attention, "FEW_TOKENS", 0)
+    config = tiny(pooling="cls", layer_scale=0.7, **also)
+    config.loss.ibot_weight = 1.0
+    backbone = build(config).backbone.double()
+    groups = [cubes(16, 3).double(), cubes(8, 5, seed=1).double()]
+    random = torch.Generator().manual_seed(2)
+    mask = torch.rand(3, 64, generator=random) < 0.3
+    keep = torch.rand(config.model.depth, 2, 8, dtype=torch.float64, generator=random)
+    picked = None if named is None else torch.tensor(named, dtype=torch.int64)
+
+    def said(*, patches: bool) -> tuple[list[Tokens], list[Tensor]]:
+        found = backbone(groups, mask=mask, keep=keep, picked=picked, patches=patches)
+        outputs = [found[0].cls, found[1].cls, found[0].picked]
+        loss = sum((output * torch.sin(torch.arange(output.numel()).view(output.shape))).sum() for output in outputs)
+        return found, list(torch.autograd.grad(loss, list(backbone.parameters()), allow_unused=True))
+
+    (few, of_few), (everything, of_all) = said(patches=False), said(patches=True)
+    assert [tokens.patches.shape[1] for tokens in few] == [0, 0]
+    assert few[0].picked.shape == (len(named or []), 24)
+    assert len(few[1].picked) == 0
+    for ours, whole in zip(few, everything, strict=True):
+        torch.testing.assert_close(ours.cls, whole.cls, atol=1e-12, rtol=1e-10)
+        torch.testing.assert_close(ours.picked, whole.picked, atol=1e-12, rtol=1e-10)
+    for number, token in enumerate(named or []):
+        assert torch.equal(everything[0].picked[number], everything[0].patches[token // 64, token % 64])
+    for ours, whole in zip(of_few, of_all, strict=True):
+        torch.testing.assert_close(ours, whole, atol=1e-11, rtol=1e-9)
+
+
 def test_recomputed_activations_give_the_same_gradient() -> None:
     gradients = []
     for again in (False, True):
@@ -243,3 +280,5 @@ def test_the_written_gradient_holds_by_finite_differences() -> None:
     tables = [rotary_table(patch_coordinates(2, 1.0), 6), rotary_table(patch_coordinates(1, 0.5), 6)]
     x = torch.randn(2 * 8 + 3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     assert torch.autograd.gradcheck(lambda rows: attention(rows, [(2, 8), (3, 1)], tables), x)
+    few = Read([2, 1], torch.tensor([0, 9, 16]), torch.tensor([0, 3, 4]))
+    assert torch.autograd.gradcheck(lambda rows: attention(rows, [(2, 8), (3, 1)], tables, few), x)

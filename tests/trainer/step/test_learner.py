@@ -15,6 +15,7 @@ from torch import Tensor
 from trainer.augment import views
 from trainer.config import Loop, Loss
 from trainer.data import Batch
+from trainer.model.vit3d import Vit3d
 from trainer.step import Learner, NotFinite, learning_rate, pairs_of, teacher_momentum, teacher_temperature, weight_decay
 
 CPU = torch.device("cpu")
@@ -257,3 +258,20 @@ def test_a_model_without_local_crops_learns_from_globals() -> None:
     result = Learner(config, CPU).step(reduced, 0)
     assert result.applied
     assert set(result.losses) == {"loss_total", "loss_global"}
+
+
+@pytest.mark.parametrize("ibot", [0.0, 1.0])
+def test_a_step_that_reads_cls_and_masked_patches_alone_is_the_step_over_all_tokens(ibot: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained() -> dict[str, Tensor]:
+        config = tiny(ibot_weight=ibot)
+        config.model.pooling, config.model.depth, config.loop.precision = "cls", 2, "float64"
+        learner = Learner(config, CPU)
+        for step in range(3):
+            learner.step(batch_of(step), step)
+        return state_of(learner)
+
+    few = trained()
+    forward = Vit3d.forward
+    monkeypatch.setattr(Vit3d, "forward", lambda self, *crops, patches, **how: forward(self, *crops, patches=True, **how))
+    for name, whole in trained().items():
+        torch.testing.assert_close(few[name], whole, atol=1e-11, rtol=1e-9)

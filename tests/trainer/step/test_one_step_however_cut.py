@@ -31,17 +31,18 @@ RECIPES: dict[str, dict[str, Any]] = {
     "softmax": {"centering": "softmax", "matching": "hierarchical", "ibot_weight": 1.0},
     "background": {"matching": "background_prototype", "foreground_weighting": "sqrt"},
     "batch_mean": {"foreground_weighting": "linear", "foreground_weighting_scope": "batch_mean"},
+    "cls": {"ibot_weight": 1.0},
 }
 TWO_RANKS: dict[str, dict[str, Any]] = {
-    "ddp": {"recipes": ["everything", "softmax", "batch_mean"], "cuts": [None, 8]},
-    "fsdp2": {"recipes": ["everything"], "cuts": [8]},
+    "ddp": {"recipes": ["everything", "softmax", "batch_mean", "cls"], "cuts": [None, 8]},
+    "fsdp2": {"recipes": ["everything", "cls"], "cuts": [8]},
 }
 
 
 def recipe(name: str, precision: str, micro_batch_size: int | None = None) -> TrainerConfig:
     config = tiny(**RECIPES[name])
     config.loop.batch_size, config.loop.precision, config.loop.micro_batch_size = SCANS, precision, micro_batch_size
-    config.model.drop_path, config.model.pooling = 0.2, "both"
+    config.model.drop_path, config.model.pooling = 0.2, "cls" if name == "cls" else "both"
     return config
 
 
