@@ -65,7 +65,7 @@ def _patch_embedding(config: TrainerConfig, size: int) -> float:
 
 
 def _block(m: Model, tokens: float, asked: float, read: float) -> float:
-    return 6 * tokens * m.dim**2 + 4 * asked * tokens * m.dim + read * (2 * m.dim**2 + 4 * m.dim * int(m.dim * m.mlp_ratio))
+    return (4 * tokens + 2 * asked) * m.dim**2 + 4 * asked * tokens * m.dim + read * (2 * m.dim**2 + 4 * m.dim * int(m.dim * m.mlp_ratio))
 
 
 def _head(config: TrainerConfig, prototypes: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from trainer.products import Linear, linear
 
 Rotary = tuple[Float[Tensor, "*crops tokens head_dim"], Float[Tensor, "*crops tokens head_dim"]]
 Packed = Float[Tensor, "packed dim"]
-Heads = Float[Tensor, "three crops heads tokens head_dim"]
+Heads = Float[Tensor, "crops heads tokens head_dim"]
 Shape = tuple[int, int]
 """Crops of a size, and tokens of each."""
 
@@ -24,12 +25,14 @@ Shape = tuple[int, int]
 class Read(NamedTuple):
     """The tokens of a block that something reads; the others still give keys and values, and nothing else is worked out for them."""
 
-    asked: list[int]
+    counts: list[int]
     """For each size, how many leading tokens of a crop have queries."""
-    rows: Int[Tensor, " read"]
-    """Numbers of the tokens read among all packed ones."""
-    among_asked: Int[Tensor, " read"] | None
-    """The same among those with queries; none where all of these are read."""
+    asking: Int[Tensor, " asking"]
+    """Numbers of the tokens with queries among all packed ones."""
+    among_asking: Int[Tensor, " read"] | None
+    """Of those that are read among the ones with queries; none where all of these are read."""
+    numbers: Int[Tensor, " read"]
+    """The same among all packed ones."""
 
 
 FEW_TOKENS = 128
@@ -57,17 +60,21 @@ class Attention(nn.Module):
         self, x: Packed, shapes: Sequence[Shape], rotaries: Sequence[Rotary | None], read: Read | None = None
     ) -> Float[Tensor, "read dim"]:
         """What tokens take from each other: of all packed ones, or of those that are read."""
-        asked = [tokens for _, tokens in shapes] if read is None else read.asked
         bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
-        qkv = linear(x, self.qkv.weight, bias)
-        tables = [None if rotary is None else _for_heads(rotary, qkv.dtype) for rotary in rotaries]
-        if qkv.device.type == "cpu" and max(tokens for _, tokens in shapes) <= FEW_TOKENS:
-            mixed: Tensor = _Mixed.apply(qkv, self.heads, shapes, asked, tables)  # type: ignore[no-untyped-call]
+        if read is None:
+            q, packed, counts = None, linear(x, self.qkv.weight, bias), [tokens for _, tokens in shapes]
         else:
-            groups = zip(_split(qkv, shapes), shapes, asked, tables, strict=True)
-            mixed = torch.cat([_attended(rows, self.heads, shape, queries, table) for rows, shape, queries, table in groups])
-        if read is not None and read.among_asked is not None:
-            mixed = mixed[read.among_asked]
+            dim = len(self.query_bias)
+            q = linear(x[read.asking], self.qkv.weight[:dim], self.query_bias)
+            packed, counts = linear(x, self.qkv.weight[dim:], bias[dim:]), read.counts
+        tables = [None if rotary is None else _for_heads(rotary, packed.dtype) for rotary in rotaries]
+        if packed.device.type == "cpu" and max(tokens for _, tokens in shapes) <= FEW_TOKENS:
+            mixed: Tensor = _Mixed.apply(q, packed, self.heads, shapes, counts, tables)  # type: ignore[no-untyped-call]
+        else:
+            groups = _groups(q, packed, shapes, counts, tables)
+            mixed = torch.cat([_attended(*_turned(group, self.heads)) for group in groups])
+        if read is not None and read.among_asking is not None:
+            mixed = mixed[read.among_asking]
         out: Tensor = self.out(mixed)
         return out
 
@@ -86,11 +93,59 @@ def _by_head(packed: Packed, heads: int, shape: Shape, parts: int) -> Float[Tens
     return packed.view(*shape, parts, heads, -1).permute(2, 0, 3, 1, 4)
 
 
-def _attended(qkv: Packed, heads: int, shape: Shape, queries: int, rotary: Rotary | None) -> Packed:
-    q_and_k, v = _by_head(qkv, heads, shape, 3).contiguous().tensor_split([2])
-    if rotary is not None:
-        q_and_k = rotate(q_and_k, *rotary)
-    return F.scaled_dot_product_attention(q_and_k[0][:, :, :queries], q_and_k[1], v[0]).transpose(1, 2).flatten(2).flatten(0, 1)
+class _Group(NamedTuple):
+    """Crops of a size: rows of queries, where they are apart from those of keys and values, and how many queries each crop has."""
+
+    q: Float[Tensor, "asking dim"] | None
+    packed: Packed
+    shape: Shape
+    asking: Shape
+    table: Rotary | None
+
+
+def _groups(
+    q: Float[Tensor, "asking dim"] | None,
+    packed: Packed,
+    shapes: Sequence[Shape],
+    counts: Sequence[int],
+    tables: Sequence[Rotary | None],
+) -> list[_Group]:
+    asking = [(crops, count) for (crops, _), count in zip(shapes, counts, strict=True)]
+    rows = [None] * len(shapes) if q is None else _split(q, asking)
+    return [_Group(*of) for of in zip(rows, _split(packed, shapes), shapes, asking, tables, strict=True)]
+
+
+def _turned(group: _Group, heads: int) -> tuple[Heads, Heads, Heads]:
+    """Queries and keys by their places, and a view of the values."""
+    q, packed, shape, asking, table = group
+    if q is None:
+        both = _by_head(packed, heads, shape, 3)
+        q_and_k = both[:2].contiguous() if table is None else rotate(both[:2], *table)
+        return q_and_k[0], q_and_k[1], both[2]
+    few, (k, v) = _by_head(q, heads, asking, 1)[0], _by_head(packed, heads, shape, 2)
+    if table is None:
+        return few.contiguous(), k.contiguous(), v
+    return rotate(few, *(part[..., : asking[1], :] for part in table)), rotate(k, *table), v
+
+
+def _turn_back(group: _Group, heads: int, of_q_and_k: Tensor | tuple[Tensor, Tensor], of_v: Tensor) -> None:
+    """Write gradients into the group's rows: those of queries and keys turned back, which is the gradient of turning."""
+    table = None if group.table is None else (group.table[0], -group.table[1])
+    if isinstance(of_q_and_k, Tensor):
+        into = _by_head(group.packed, heads, group.shape, 3)
+        both = of_q_and_k.view(2, *into.shape[1:])
+        into[:2] = both if table is None else rotate(both, *table)
+    else:
+        assert group.q is not None
+        into, few = _by_head(group.packed, heads, group.shape, 2), _by_head(group.q, heads, group.asking, 1)[0]
+        q, k = of_q_and_k[0].view(few.shape), of_q_and_k[1].view(into.shape[1:])
+        few[...] = q if table is None else rotate(q, *(part[..., : group.asking[1], :] for part in table))
+        into[0] = k if table is None else rotate(k, *table)
+    into[-1] = of_v.view(into.shape[1:])
+
+
+def _attended(q: Heads, k: Heads, v: Heads) -> Packed:
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 class _Mixed(torch.autograd.Function):
@@ -103,46 +158,44 @@ class _Mixed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Packed, heads: int, shapes: Sequence[Shape], asked: Sequence[int], tables: Sequence[Rotary | None]
-    ) -> Float[Tensor, "asked dim"]:
-        asking = [(crops, queries) for (crops, _), queries in zip(shapes, asked, strict=True)]
-        mixed = qkv.new_empty(sum(crops * queries for crops, queries in asking), qkv.shape[1] // 3)
+        ctx: Any,
+        q: Float[Tensor, "asking dim"] | None,
+        packed: Packed,
+        heads: int,
+        shapes: Sequence[Shape],
+        counts: Sequence[int],
+        tables: Sequence[Rotary | None],
+    ) -> Float[Tensor, "asking dim"]:
+        groups = _groups(q, packed, shapes, counts, tables)
+        mixed = packed.new_empty(sum(math.prod(group.asking) for group in groups), packed.shape[1] // 3 if q is None else q.shape[1])
         kept = []
-        for rows, into, shape, of, table in zip(_split(qkv, shapes), _split(mixed, asking), shapes, asking, tables, strict=True):
-            parts = _by_head(rows, heads, shape, 3)
-            turned = parts[:2].contiguous() if table is None else rotate(parts[:2], *table)
-            (q, k), v = turned.flatten(1, 2), parts[2].reshape(-1, *parts.shape[3:])
-            q = q[:, : of[1]]
-            scores = q.new_empty(len(q), q.shape[1], k.shape[1])
-            share = _softmax_(scores.baddbmm_(q, k.transpose(1, 2), beta=0, alpha=q.shape[2] ** -0.5))
-            _by_head(into, heads, of, 1)[0] = (share @ v).view(of[0], heads, of[1], -1)
-            kept += [turned, v, share]
+        for group, into in zip(groups, _split(mixed, [group.asking for group in groups]), strict=True):
+            own, k, v = (part.reshape(-1, *part.shape[2:]) for part in _turned(group, heads))
+            scores = own.new_empty(len(own), own.shape[1], k.shape[1])
+            share = _softmax_(scores.baddbmm_(own, k.transpose(1, 2), beta=0, alpha=own.shape[2] ** -0.5))
+            _by_head(into, heads, group.asking, 1)[0] = (share @ v).view(-1, heads, *own.shape[1:])
+            kept += [own, k, v, share]
         ctx.save_for_backward(*kept)
-        ctx.heads, ctx.shapes, ctx.asking, ctx.tables = heads, shapes, asking, tables
+        ctx.heads, ctx.shapes, ctx.counts, ctx.tables = heads, shapes, counts, tables
         return mixed
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Float[Tensor, "asked dim"]) -> tuple[Packed, None, None, None, None]:
-        heads, shapes, asking, kept = ctx.heads, ctx.shapes, ctx.asking, ctx.saved_tensors
-        found = gradient.new_empty(sum(crops * tokens for crops, tokens in shapes), 3 * gradient.shape[1])
-        parts = zip(_split(gradient, asking), _split(found, shapes), shapes, asking, ctx.tables, strict=True)
-        for (above, into, shape, of, table), turned, v, share in zip(parts, kept[::3], kept[1::3], kept[2::3], strict=True):
-            q, k = turned.flatten(1, 2)
-            q = q[:, : of[1]]
-            g = _by_head(above, heads, of, 1).reshape(q.shape)
+    def backward(ctx: Any, gradient: Float[Tensor, "asking dim"]) -> tuple[Tensor | None, Packed, None, None, None, None]:
+        heads, kept, (rows, dim) = ctx.heads, ctx.saved_tensors, gradient.shape
+        tokens = sum(crops * tokens for crops, tokens in ctx.shapes)
+        of_q = gradient.new_empty(rows, dim) if ctx.needs_input_grad[0] else None
+        of_packed = gradient.new_empty(tokens, 3 * dim if of_q is None else 2 * dim)
+        groups = _groups(of_q, of_packed, ctx.shapes, ctx.counts, ctx.tables)
+        above = _split(gradient, [group.asking for group in groups])
+        for group, g, q, k, v, share in zip(groups, above, kept[::4], kept[1::4], kept[2::4], kept[3::4], strict=True):
+            g = _by_head(g, heads, group.asking, 1).reshape(q.shape)
             scores = _softmax_backward(g @ v.transpose(1, 2), share)
-            own = torch.empty_like(turned)
-            of_all, of_k = own.flatten(1, 2)
-            of_q = of_all if of == shape else of_all.new_empty(q.shape)  # products into a part of a tensor go one by one
-            for into_own, a, b in ((of_q, scores, k), (of_k, scores.transpose(1, 2), q)):
-                into_own.baddbmm_(a, b, beta=0, alpha=b.shape[2] ** -0.5)
-            if of_q is not of_all:
-                of_all.zero_()[:, : of[1]] = of_q
-            by_head = _by_head(into, heads, shape, 3)
-            by_head[:2] = own if table is None else rotate(own, table[0], -table[1])
-            by_head[2] = (share.transpose(1, 2) @ g).view(turned.shape[1:])
-        return found, None, None, None, None
+            own = q.new_empty(2, *q.shape) if group.q is None else (torch.empty_like(q), torch.empty_like(k))
+            for into, a, b in ((own[0], scores, k), (own[1], scores.transpose(1, 2), q)):
+                into.baddbmm_(a, b, beta=0, alpha=b.shape[2] ** -0.5)
+            _turn_back(group, heads, own, share.transpose(1, 2) @ g)
+        return of_q, of_packed, None, None, None, None
 
 
 def _softmax_(scores: Float[Tensor, "batch queries keys"]) -> Float[Tensor, "batch queries keys"]:

@@ -65,7 +65,7 @@ class Block(nn.Module):
     ) -> Float[Tensor, "read dim"]:
         mixed = self.attention(self.norm_attention(x), shapes, rotaries, read)
         if read is not None:
-            x, keep = x[read.rows], None if keep is None else keep[:, read.rows]
+            x, keep = x[read.numbers], None if keep is None else keep[:, read.numbers]
         x = x + _scaled(mixed, self.scale_attention, None if keep is None else keep[0])
         return x + _scaled(self.mlp(self.norm_mlp(x)), self.scale_mlp, None if keep is None else keep[1])
 
@@ -143,14 +143,15 @@ class Vit3d(nn.Module):
         starts = [0, *itertools.accumulate(crops * tokens for crops, tokens in shapes)]
         cls = [start + tokens * torch.arange(crops, device=device) for start, (crops, tokens) in zip(starts, shapes, strict=False)]
         if picked is None:
-            return Read([1] * len(shapes), torch.cat(cls), None)
+            numbers = torch.cat(cls)
+            return Read([1] * len(shapes), numbers, None, numbers)
         assert self.extra_tokens is not None
         crops, tokens = shapes[0]
         extra = len(self.extra_tokens)
         first = torch.cat([cls[0], picked // (tokens - extra) * tokens + extra + picked % (tokens - extra)])
-        others = sum(crops for crops, _ in shapes[1:])
-        behind = torch.arange(crops * tokens, crops * tokens + others, device=device)
-        return Read([tokens] + [1] * (len(shapes) - 1), torch.cat([first, *cls[1:]]), torch.cat([first, behind]))
+        asking = torch.cat([torch.arange(crops * tokens, device=device), *cls[1:]])
+        others = torch.arange(crops * tokens, len(asking), device=device)
+        return Read([tokens] + [1] * (len(shapes) - 1), asking, torch.cat([first, others]), torch.cat([first, *cls[1:]]))
 
     def _few(self, x: Float[Tensor, "read dim"], shapes: Sequence[Shape], picked: Int[Tensor, " picked"] | None) -> list[Tokens]:
         count = 0 if picked is None else len(picked)

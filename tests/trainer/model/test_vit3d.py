@@ -280,5 +280,5 @@ def test_the_written_gradient_holds_by_finite_differences() -> None:
     tables = [rotary_table(patch_coordinates(2, 1.0), 6), rotary_table(patch_coordinates(1, 0.5), 6)]
     x = torch.randn(2 * 8 + 3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     assert torch.autograd.gradcheck(lambda rows: attention(rows, [(2, 8), (3, 1)], tables), x)
-    few = Read([2, 1], torch.tensor([0, 9, 16]), torch.tensor([0, 3, 4]))
+    few = Read([2, 1], torch.tensor([0, 1, 8, 9, 16, 17, 18]), torch.tensor([0, 3, 4]), torch.tensor([0, 9, 16]))
     assert torch.autograd.gradcheck(lambda rows: attention(rows, [(2, 8), (3, 1)], tables, few), x)
