@@ -32,22 +32,22 @@ def views(
     images: Int16[np.ndarray, "batch views 1 depth height width"], changes: Changes, settings: TrainerConfig, device: torch.device
 ) -> Images:
     """The network's input, view by view: all scans' first views, then all second ones."""
-    crops = torch.from_numpy(images).to(device, non_blocking=True).transpose(0, 1).flatten(0, 1)
-    return prepare(crops, changes.by_view(), settings)
+    crops = torch.from_numpy(images).to(device, non_blocking=True).transpose(0, 1)
+    own = crops.to(torch.float32, memory_format=torch.contiguous_format, copy=True).flatten(0, 1)
+    return prepare_(own, changes.by_view(), settings)
 
 
-def prepare(crops: Int16[Tensor, "crops 1 depth height width"], changes: Changes, settings: TrainerConfig) -> Images:
-    """Window and augment crops of one size.
+def prepare_(x: Images, changes: Changes, settings: TrainerConfig) -> Images:
+    """Window and augment crops of one size; may write into them.
 
     Args:
-        crops: HU.
+        x: HU.
         changes: Of these crops, [crops, ...].
 
     Returns:
         The window maps to [-1, 1]; scale, shift and noise may lead out of it.
     """
     a = settings.augment
-    x = crops.float()  # a copy of ours from here on
     x = _affine(x, changes, a)
     x = _right_angles(x, changes, a)
     x = _blur(x, changes, a)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from trainer.augment import ROTATIONS, prepare, views, windows_hu
+from trainer.augment import ROTATIONS, prepare_, views, windows_hu
 from trainer.config import TrainerConfig, compose
 from trainer.data import Changes, draw_changes
 
@@ -243,5 +243,5 @@ def test_the_scan_itself_is_never_written_to() -> None:
 def test_prepare_takes_crops_as_they_come() -> None:
     images, drawn = crops(3), changes(3)
     flat = torch.from_numpy(images).transpose(0, 1).flatten(0, 1)
-    found = prepare(flat, drawn.by_view(), settings(**EVERYTHING))
+    found = prepare_(flat.float(), drawn.by_view(), settings(**EVERYTHING))
     assert torch.equal(found, views(images, drawn, settings(**EVERYTHING), CPU))

@@ -84,7 +84,8 @@ def _for_heads(rotary: Rotary, dtype: torch.dtype) -> Rotary:
     return cosine.to(dtype).unsqueeze(-3), signed_sine.to(dtype).unsqueeze(-3)
 
 
-def _split(packed: Packed, shapes: Sequence[Shape]) -> tuple[Packed, ...]:
+def split(packed: Packed, shapes: Sequence[Shape]) -> tuple[Packed, ...]:
+    """The rows of each size of crops."""
     return torch.split(packed, [crops * tokens for crops, tokens in shapes])
 
 
@@ -111,8 +112,8 @@ def _groups(
     tables: Sequence[Rotary | None],
 ) -> list[_Group]:
     asking = [(crops, count) for (crops, _), count in zip(shapes, counts, strict=True)]
-    rows = [None] * len(shapes) if q is None else _split(q, asking)
-    return [_Group(*of) for of in zip(rows, _split(packed, shapes), shapes, asking, tables, strict=True)]
+    rows = [None] * len(shapes) if q is None else split(q, asking)
+    return [_Group(*of) for of in zip(rows, split(packed, shapes), shapes, asking, tables, strict=True)]
 
 
 def _turned(group: _Group, heads: int) -> tuple[Heads, Heads, Heads]:
@@ -169,7 +170,7 @@ class _Mixed(torch.autograd.Function):
         groups = _groups(q, packed, shapes, counts, tables)
         mixed = packed.new_empty(sum(math.prod(group.asking) for group in groups), packed.shape[1] // 3 if q is None else q.shape[1])
         kept = []
-        for group, into in zip(groups, _split(mixed, [group.asking for group in groups]), strict=True):
+        for group, into in zip(groups, split(mixed, [group.asking for group in groups]), strict=True):
             own, k, v = (part.reshape(-1, *part.shape[2:]) for part in _turned(group, heads))
             scores = own.new_empty(len(own), own.shape[1], k.shape[1])
             share = _softmax_(scores.baddbmm_(own, k.transpose(1, 2), beta=0, alpha=own.shape[2] ** -0.5))
@@ -187,7 +188,7 @@ class _Mixed(torch.autograd.Function):
         of_q = gradient.new_empty(rows, dim) if ctx.needs_input_grad[0] else None
         of_packed = gradient.new_empty(tokens, 3 * dim if of_q is None else 2 * dim)
         groups = _groups(of_q, of_packed, ctx.shapes, ctx.counts, ctx.tables)
-        above = _split(gradient, [group.asking for group in groups])
+        above = split(gradient, [group.asking for group in groups])
         for group, g, q, k, v, share in zip(groups, above, kept[::4], kept[1::4], kept[2::4], kept[3::4], strict=True):
             g = _by_head(g, heads, group.asking, 1).reshape(q.shape)
             scores = _softmax_backward(g @ v.transpose(1, 2), share)

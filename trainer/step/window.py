@@ -16,7 +16,7 @@ from trainer.augment import views
 from trainer.config import TrainerConfig
 from trainer.data import Batch, stream
 from trainer.loss import draw_masks
-from trainer.model import DinoNet, Tokens, spacing_mm
+from trainer.model import Cut, DinoNet, Tokens, cut, spacing_mm
 from trainer.numerics import rank
 
 GLOBALS = 2
@@ -27,8 +27,8 @@ class Part:
     """Some rows of a batch on the device. Crops lie view by view: all rows' first views, then all second ones."""
 
     rows: int
-    groups: list[Float[Tensor, "crops 1 edge edge edge"]]
-    """Global crops, and local ones where there are any."""
+    crops: Cut
+    """Global ones, and local ones where there are any, in patches that student and teacher read."""
     edges_mm: list[Float[Tensor, " crops"]]
     mask: Bool[Tensor, "global_crops tokens"] | None
     """Patches of global crops that iBOT hides from the student."""
@@ -76,7 +76,7 @@ def _part(
     hidden = None if masks is None else masks[:, rows].reshape(-1, masks.shape[2])
     return Part(
         rows=rows.stop - rows.start,
-        groups=groups,
+        crops=cut(groups, config.model.patch_size_voxels),
         edges_mm=[torch.from_numpy(e.T.reshape(-1) * spacing_mm(config)).to(device) for e in edges],
         mask=None if hidden is None else torch.from_numpy(hidden).to(device),
         masked=None if hidden is None else torch.from_numpy(np.flatnonzero(hidden)).to(device),
@@ -116,9 +116,9 @@ def run(net: DinoNet, backbone: torch.nn.Module, part: Part, *, hidden: bool, lo
         locals_: Whether local crops take part.
         patches: Whether all patches of global crops are kept for a loss.
     """
-    count = len(part.groups) if locals_ else 1
+    count = len(part.crops.sizes) if locals_ else 1
     tokens: list[Tokens] = backbone(
-        part.groups[:count],
+        part.crops.first(count),
         mask=part.mask if hidden else None,
         keep=part.keep if hidden else None,
         edges_mm=part.edges_mm[:count],
