@@ -50,8 +50,8 @@ bench: $(addprefix bench-,$(BENCHMARKS))
 bench: ARGS_first_step = studies/collapse.yaml 3
 bench: ARGS_step = --repetitions 3 --sides 2x1 1x2
 bench: ARGS_step_floor = --repetitions 3 --steps 30 --threads 1
-bench: ARGS_peer_step = 5 --threads 2 --of 0 2 4 5
-bench: ARGS_peer_floor = 2 --of 0 3
+bench: ARGS_peer_step = 5 --threads 2 --of 0 1 2 3 4 8
+bench: ARGS_peer_floor = 2 --of 4 7 8
 bench: ARGS_overhead = 1000 3
 bench: ARGS_logging_share = 3
 bench: ARGS_sequential = 4000

@@ -1,4 +1,4 @@
-"""What forbids 1.5 x the plain form: the least that our step of `phantom_cpu` could take, beside both whole steps in the same run.
+"""What forbids 1.5 x the plain form: the least that our step could take, beside both whole steps in the same run.
 
     PYTHONPATH=. python benchmarks/peer_floor.py [REPETITIONS] [--threads N ...] [--of CASE ...]
 
@@ -20,14 +20,14 @@ import sys
 import torch
 
 from benchmarks.alone import PRODUCTS, median_s, one_step
-from benchmarks.peer_step import CASES, Case, measure
+from benchmarks.peer_step import CASES, Case, configured, measure
 from benchmarks.side import ROOT, have_peers, machine
 from trainer.config import from_mapping
 
 
 def floor(case: Case, threads: int) -> dict[str, float]:
     """Milliseconds of one step; for a process of its own."""
-    alone, _ = one_step(from_mapping({"crops.local_crops": case.locals, "loop.batch_size": case.batch, "loop.steps": 1000}), threads)
+    alone, _ = one_step(from_mapping(configured(case)), threads)
     others = frozenset(alone.seconds) - PRODUCTS
     sizes = [torch.ones(1 << power) for power in range(16, 23)]
     bytes_per_s = max(2 * one.numel() * 4 / median_s(lambda: one.clone(), 50) for one in sizes)  # noqa: B023  # called at once
@@ -42,15 +42,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("repetitions", type=int, nargs="?", default=5)
     parser.add_argument("--threads", type=int, nargs="*", default=[2])
-    parser.add_argument("--of", type=int, nargs="*", default=[0, 1, 2, 3], help="numbers of the cases of peer_step.py, of phantom_cpu")
+    parser.add_argument("--of", type=int, nargs="*", default=[0, 3, 4, 7, 8], help="numbers of the cases of peer_step.py")
     parser.add_argument("--floor-of", type=int, nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.floor_of:
         print(json.dumps(floor(CASES[asked.floor_of[0]], asked.floor_of[1])))
         return
-    print("| threads | batch | locals | ours, ms | plain form | products | other kernels | their bytes | calls | plain / ours ", end="")
+    print(
+        "| threads | size | form | batch | locals | ours, ms | plain form | products | other kernels | their bytes | calls | plain / ours ",
+        end="",
+    )
     print("| plain / (products, other kernels) | plain / (products, bytes, calls) |")
-    print("| --- " * 12 + "|")
+    print("| --- " * 14 + "|")
     rates: list[dict[str, float]] = []
     for threads in asked.threads:
         for number in asked.of:
@@ -76,7 +79,7 @@ def row(number: int, threads: int, repetitions: int) -> dict[str, float]:
     kernels, bytes_ = least["products"] + least["others"], least["products"] + least["bytes"] + least["calls"]
     parts = [own, theirs, *(least[name] for name in ("products", "others", "bytes", "calls"))]
     cells = [*(f"{value:.1f}" for value in parts), f"{theirs / own:.2f}", f"{theirs / kernels:.2f}", f"{theirs / bytes_:.2f}"]
-    print("| " + " | ".join([f"{threads}", f"{case.batch}", f"{case.locals}", *cells]) + " |", flush=True)
+    print("| " + " | ".join([f"{threads}", case.model, case.form, f"{case.batch}", f"{case.locals}", *cells]) + " |", flush=True)
     return least
 
 
